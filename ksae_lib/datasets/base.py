@@ -1,0 +1,35 @@
+"""What a data set hands to the rest of the library: arrays, a split, and how they were prepared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+class DataError(RuntimeError):
+    """A data file is missing or not the published one; the message names it and the remedy."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images as rows, split for training, choosing and testing.
+
+    Args:
+        train_x, validation_x, test_x: preprocessed images (shape: [examples, inputs], float32).
+        train_y, validation_y, test_y: labels (shape: [examples], int64).
+        image_shape: height and width of a row.
+        preprocessing: what was done to the pixels, saved with every run.
+        sha256: digest of the published files' contents, before split and preprocessing.
+    """
+
+    train_x: np.ndarray
+    train_y: np.ndarray
+    validation_x: np.ndarray
+    validation_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+    image_shape: tuple[int, int]
+    preprocessing: dict[str, Any]
+    sha256: str

@@ -1,0 +1,34 @@
+"""The arbiter: plain torch autograd, as a reader of the paper would write it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ksae_lib.engines.base import Engine, EpochResult
+
+
+class ReferenceEngine(Engine):
+    """Gradients by autograd, the printed momentum update on every parameter (section 4.2.2)."""
+
+    name = "reference"
+
+    def run_epoch(self, order: np.ndarray, k: int, rate: float, momentum: float) -> EpochResult:
+        """Train one epoch through autograd."""
+        model = self.model
+        parameters = dict(model.named_parameters())
+        total = torch.zeros((), dtype=torch.float64)
+        uses = torch.zeros(model.units, dtype=torch.int64)
+        for start in range(0, len(order), self.batch_size):
+            x = torch.from_numpy(self.x[order[start : start + self.batch_size]])
+            reconstruction, code = model(x, k)
+            error = ((x - reconstruction) ** 2).sum(-1)
+            gradients = torch.autograd.grad(error.mean(), list(parameters.values()))
+            with torch.no_grad():
+                for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
+                    velocity = self.velocity[name]
+                    velocity.mul_(momentum).sub_(gradient, alpha=rate)
+                    parameter.add_(velocity)
+                total += error.detach().sum().double()
+                uses += (code != 0).sum(0)
+        return EpochResult(loss=float(total) / len(order), uses=uses.numpy())

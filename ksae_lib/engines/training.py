@@ -1,0 +1,225 @@
+"""The training loop every engine shares: schedules, history, checkpoints, divergence (section 4.2)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from ksae_lib import schedule
+from ksae_lib.engines.base import Engine
+from ksae_lib.engines.cpu import CpuEngine, SupportDtype
+from ksae_lib.engines.reference import ReferenceEngine
+from ksae_lib.files import atomic_path
+from ksae_lib.model import Activation, BiasInit, KSparseAutoencoder
+from ksae_lib.selection import check_k
+
+EngineName = Literal["cpu", "reference"]
+_CHECKPOINT_SECONDS = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a training run; the defaults are the paper's for MNIST (section 4.2).
+
+    Raises:
+        ValueError: an impossible value, in one sentence.
+    """
+
+    units: int = 1000
+    """Hidden units."""
+    k: int = 25
+    """Units kept per example at the end of the schedule."""
+    k_start: int | None = 100
+    """Units kept in the first epoch; None, or not above k: constant k."""
+    k_ramp: float = 0.5
+    """Part of the epochs during which k falls."""
+    epochs: int = 5000
+    batch_size: int = 100
+    """Not stated in the paper; 100 fits its learning rates."""
+    learning_rate: float = 0.01
+    learning_rate_end: float | None = None
+    """Reached linearly in the last epoch; None: constant."""
+    momentum: float = 0.9
+    momentum_end: float | None = None
+    weight_std: float = 0.01
+    """The paper's σ."""
+    bias_init: BiasInit = "zeros"
+    """``zeros`` as printed, or ``centered``: start from centred data."""
+    activation: Activation = "linear"
+    engine: EngineName = "cpu"
+    support_dtype: SupportDtype = "float32"
+    """cpu engine only: ``bfloat16`` finds the support from a bfloat16 product."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("units", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} is not possible: it must be at least 1.")
+        check_k(self.k, self.units)
+        if self.k_start is not None:
+            check_k(self.k_start, self.units, "k_start")
+        for name in ("learning_rate", "weight_std"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} = {value} is not possible: it must be a positive number.")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum = {self.momentum} is not possible: choose a number from 0 to below 1.")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} = {getattr(self, name)!r} is unknown: choose one of {', '.join(choices)}.")
+
+
+_CHOICES = {
+    "bias_init": ("zeros", "centered"),
+    "activation": ("linear", "relu"),
+    "engine": ("cpu", "reference"),
+    "support_dtype": ("float32", "bfloat16"),
+}
+
+
+class DivergenceError(RuntimeError):
+    """The loss stopped being finite."""
+
+
+def new_model(config: TrainConfig, x: np.ndarray) -> KSparseAutoencoder:
+    """Untrained model for examples ``x`` (shape: [examples, inputs]), initialized from the config's seed."""
+    model = KSparseAutoencoder(x.shape[1], config.units, config.k, config.activation)
+    rng = torch.Generator().manual_seed(config.seed)
+    mean = torch.from_numpy(x.mean(axis=0, dtype=np.float64)).float() if config.bias_init == "centered" else None
+    model.initialize(config.weight_std, rng, config.bias_init, mean)
+    return model
+
+
+def make_engine(model: KSparseAutoencoder, x: np.ndarray, config: TrainConfig) -> Engine:
+    """The engine the config names, set up for ``model`` and ``x``."""
+    if config.engine == "reference":
+        return ReferenceEngine(model, x, config.batch_size)
+    return CpuEngine(model, x, config.batch_size, config.support_dtype)
+
+
+def train(
+    x: np.ndarray,
+    config: TrainConfig,
+    *,
+    checkpoint: Path | None = None,
+    progress: bool | None = None,
+    model: KSparseAutoencoder | None = None,
+) -> tuple[KSparseAutoencoder, pd.DataFrame]:
+    """Train a k-sparse autoencoder (sections 2.1 and 4.2).
+
+    The order of the examples in an epoch depends on seed and epoch alone, so that a resumed run ends
+    bit-equal to one that was never stopped, on the same machine.
+
+    Args:
+        x: examples (shape: [examples, inputs]), float32, finite.
+        config: the run.
+        checkpoint: file to resume from if it exists, and to save to every half minute and at the end
+            of an interrupted run; it stays after success so that the caller can store the result first.
+        progress: show a bar; None: only on a terminal.
+        model: start from this model instead of a fresh one.
+
+    Returns:
+        The trained model and its history, one row an epoch: epoch, k, learning_rate, momentum, loss,
+        live_units (units kept at least once in the epoch), seconds.
+
+    Raises:
+        DivergenceError: the loss became NaN or infinite; the last good checkpoint is kept.
+        ValueError: wrong shape, NaN, or a checkpoint of another run.
+        TypeError: not float32.
+    """
+    model = new_model(config, x) if model is None else model
+    _check_examples(model, x)
+    engine = make_engine(model, x, config)
+    saver = _Checkpoint(checkpoint, config, x, engine) if checkpoint is not None else None
+    rows: list[dict[str, float]] = saver.load() if saver is not None else []
+    bar = tqdm(total=config.epochs, initial=len(rows), unit="epoch", disable=None if progress is None else not progress)
+    last_saved, saved_epochs = time.monotonic(), len(rows)
+    try:
+        for epoch in range(len(rows), config.epochs):
+            started = time.perf_counter()
+            k = schedule.sparsity(epoch, config.epochs, config.k, config.k_start, config.k_ramp)
+            rate = schedule.linear_by_epoch(epoch, config.epochs, config.learning_rate, config.learning_rate_end)
+            momentum = schedule.linear_by_epoch(epoch, config.epochs, config.momentum, config.momentum_end)
+            order = np.random.default_rng([config.seed, epoch]).permutation(len(x))
+            result = engine.run_epoch(order, k, rate, momentum)
+            if not math.isfinite(result.loss):
+                raise DivergenceError(_advice(epoch, rate, k, result.loss, checkpoint, saved_epochs))
+            live = int(np.count_nonzero(result.uses))
+            rows.append(
+                {
+                    "epoch": epoch, "k": k, "learning_rate": rate, "momentum": momentum, "loss": result.loss,
+                    "live_units": live, "seconds": time.perf_counter() - started,
+                }
+            )  # fmt: skip
+            bar.set_postfix(loss=f"{result.loss:.3f}", k=k, live=live, refresh=False)
+            bar.update()
+            if saver is not None and time.monotonic() - last_saved > _CHECKPOINT_SECONDS:
+                saver.save(rows)
+                last_saved, saved_epochs = time.monotonic(), len(rows)
+    finally:
+        bar.close()
+    if saver is not None and saved_epochs < len(rows):
+        saver.save(rows)
+    return model, pd.DataFrame(rows)
+
+
+def _check_examples(model: KSparseAutoencoder, x: np.ndarray) -> None:
+    step = 10_000
+    for start in range(0, max(len(x), 1), step):
+        model.check_input(torch.from_numpy(np.array(x[start : start + step])))
+    if len(x) == 0:
+        raise ValueError("There are no examples to train on.")
+
+
+def _advice(epoch: int, rate: float, k: int, loss: float, checkpoint: Path | None, saved_epochs: int) -> str:
+    kept = f" The checkpoint after epoch {saved_epochs} is kept: {checkpoint}." if checkpoint and saved_epochs else ""
+    return (
+        f"Training diverged: the loss became {loss} in epoch {epoch} (counted from 0) at learning rate {rate:g} with "
+        f"k = {k}. Lower the learning rate or start the schedule from a smaller k: with MNIST at the paper's "
+        f"settings, rate 0.03 diverges at any k, and k_start = 500 diverges at rate 0.01.{kept}"
+    )
+
+
+class _Checkpoint:
+    """State after whole epochs in one file, written beside and renamed, so that it is whole or absent."""
+
+    def __init__(self, path: Path, config: TrainConfig, x: np.ndarray, engine: Engine) -> None:
+        self.path = path
+        self.engine = engine
+        digest = hashlib.sha256(np.ascontiguousarray(x).data).hexdigest()
+        self.run = json.dumps({"config": asdict(config), "data": digest}, sort_keys=True)
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        parameters = {name: p.detach() for name, p in self.engine.model.named_parameters()}
+        return parameters | {f"velocity.{name}": v for name, v in self.engine.velocity.items()}
+
+    def save(self, rows: list[dict[str, float]]) -> None:
+        with atomic_path(self.path) as temporary:
+            save_file(self._state(), temporary, metadata={"run": self.run, "history": json.dumps(rows)})
+
+    def load(self) -> list[dict[str, float]]:
+        """Restore the engine's state; the history so far, empty where there is no checkpoint."""
+        if not self.path.exists():
+            return []
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                metadata = file.metadata()
+                if metadata["run"] != self.run:
+                    raise ValueError(f"{self.path} belongs to another run: name another file or delete it.")
+                for name, tensor in self._state().items():
+                    tensor.copy_(file.get_tensor(name))
+        except SafetensorError as error:
+            raise ValueError(f"{self.path} cannot be read ({error}): delete it to start the run again.") from error
+        return json.loads(metadata["history"])
