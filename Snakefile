@@ -1,0 +1,88 @@
+"""The plan as a workflow: train and read out what changed, then notebooks, then the report.
+
+`ksae reproduce` starts it. By hand, or on a cluster:
+    snakemake --cores 2 --config profile=quick
+Rules write stamps, not results: a result folder is put in place by one rename, and an interrupted or failed job
+leaves the earlier one as it was.
+"""
+
+from pathlib import Path
+
+from ksae_lib.plan import TrainRun
+from ksae_lib.study import Study
+from ksae_lib.workflow import code_digest, selected, stamp
+
+PROFILE = config.get("profile", "quick")
+SEEDS = int(config["seeds"]) if config.get("seeds") else None
+RESULTS = Path(config["results"]) if config.get("results") else None
+STUDY = Study(PROFILE, RESULTS, SEEDS)
+EXPERIMENTS = selected(STUDY.plan, config.get("only"))
+RUNS = {run.run_id: run for experiment in EXPERIMENTS for run in experiment.runs()}
+FIRST = {run.run_id for experiment in EXPERIMENTS for run in experiment.filters}
+TRAIN = [name for name, run in RUNS.items() if isinstance(run, TrainRun)]
+READOUT = [name for name in RUNS if name not in TRAIN]
+NOTEBOOKS = {e.notebook: e for e in EXPERIMENTS if e.notebook}
+KSAE = f"python -m ksae_lib.cli"
+WHERE = f"--profile {PROFILE} --seeds {STUDY.plan.seeds} --results {STUDY.folder.parent}"
+RESUME = "--resume" if config.get("resume", True) else "--no-resume"
+
+
+wildcard_constraints:
+    run="|".join(TRAIN + READOUT) or "none",
+    notebook="|".join(NOTEBOOKS) or "none",
+
+
+localrules:
+    everything,
+
+
+rule everything:
+    input:
+        stamp(STUDY, "report"),
+
+
+rule train:
+    output:
+        stamp(STUDY, "{run,train-.*}"),
+    params:
+        code=code_digest("train"),
+    threads: 1
+    shell:
+        f"NUMBA_NUM_THREADS={{threads}} {KSAE} run {{wildcards.run}} {WHERE} --force {RESUME} --stamp {{output}}"
+
+
+rule readout:
+    input:
+        lambda wildcards: [stamp(STUDY, RUNS[wildcards.run].encoder.run_id)] if RUNS[wildcards.run].encoder else [],
+    output:
+        stamp(STUDY, "{run,readout-.*}"),
+    params:
+        code=code_digest("readout"),
+    threads: 1
+    shell:
+        f"{KSAE} run {{wildcards.run}} {WHERE} --force --stamp {{output}}"
+
+
+rule notebook:
+    input:
+        source="notebooks/{notebook}.ipynb",
+        runs=lambda wildcards: [stamp(STUDY, run.run_id) for run in NOTEBOOKS[wildcards.notebook].runs()],
+    output:
+        stamp(STUDY, "{notebook,[0-9][0-9]_.*}"),
+    params:
+        code=code_digest("report"),
+    priority: 10
+    shell:
+        f"{KSAE} notebook {{wildcards.notebook}} {WHERE} --stamp {{output}}"
+
+
+rule report:
+    input:
+        [stamp(STUDY, name) for name in NOTEBOOKS],
+        [stamp(STUDY, name) for name in RUNS],
+    output:
+        stamp(STUDY, "report"),
+    params:
+        code=code_digest("report"),
+    shell:
+        f"{KSAE} report {WHERE} --stamp {{output}}"

@@ -1,0 +1,208 @@
+"""The command line: ``ksae reproduce | run | notebook | data | report``."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ksae_lib.datasets import DataError, load_mnist
+from ksae_lib.engines import DivergenceError
+from ksae_lib.notebooks import NotebookError, execute_notebook
+from ksae_lib.plan import PlanError
+from ksae_lib.runs import StoredRun, StoreError
+from ksae_lib.study import Study, default_results, project_root
+from ksae_lib.workflow import WorkflowError, run_workflow, write_stamp
+
+_EXPECTED = (DataError, DivergenceError, NotebookError, PlanError, StoreError, WorkflowError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except _EXPECTED as error:
+        print(f"ksae: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("ksae: interrupted. Finished steps are kept; the same command goes on from there.", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        print(
+            f"ksae: {error.strerror}: {error.filename or 'a result'} could not be written. "
+            "Nothing was left half-written: make room or allow writing there, then run the same command.",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    study = _study(options)
+    run_workflow(study, only=options.only, jobs=options.jobs, force=options.force, resume=options.resume)
+    from ksae_lib.report import error_table, markdown
+    from ksae_lib.report.tables import readable
+
+    print(f"\nTable 1, profile {study.plan.profile} (errors in percent on the test set):\n")
+    print(markdown(readable(error_table(study, 1))))
+    for what, folder in (
+        ("tables", study.tables),
+        ("figures", study.figures),
+        ("executed notebooks", study.notebooks),
+        ("runs", study.store.root),
+    ):
+        print(f"{what + ':':20}{os.path.relpath(folder)}")
+
+
+def _run(options: argparse.Namespace) -> None:
+    study = _study(options)
+    if options.list or options.run_id is None:
+        for experiment in study.plan.experiments:
+            for run in experiment.runs():
+                print(f"{experiment.name:10} {run.run_id:48} {'stored' if study.store.has(run) else 'missing'}")
+        return
+    from ksae_lib.execute import obtain
+
+    run = study.plan.run(options.run_id)
+    before = study.store.load(run) if study.store.has(run) else None
+    after = obtain(run, study.store, force=options.force, resume=options.resume)
+    print(_line(before if options.force else None, after))
+    if options.stamp:
+        folder = study.store.folder(run)
+        write_stamp(options.stamp, sorted(path for path in folder.iterdir()))
+
+
+def _line(before: StoredRun | None, after: StoredRun) -> str:
+    metrics = after.metrics
+    if "test_error" in metrics:
+        said = f"test error {metrics['test_error']:.2f}%"
+        if before is not None:
+            said += f" (stored before: {before.metrics['test_error']:.2f}%)"
+    else:
+        said = f"loss {metrics['loss']:.4g}, {metrics['live_units']} live units"
+        if before is not None:
+            said += f" (stored before: {before.metrics['loss']:.4g}, {before.metrics['live_units']})"
+    return f"{metrics['run_id']}: {said}, {metrics['wall_seconds']:.0f} s"
+
+
+def _notebook(options: argparse.Namespace) -> None:
+    study = _study(options)
+    output = study.notebooks / f"{options.name}.ipynb"
+    os.environ["KSAE_RESULTS"] = str(study.folder.parent)
+    execute_notebook(
+        project_root() / "notebooks" / f"{options.name}.ipynb",
+        output,
+        {"profile": study.plan.profile, "seeds": study.plan.seeds},
+    )
+    print(f"{options.name}: {os.path.relpath(output)}")
+    if options.stamp:
+        write_stamp(options.stamp, [output, *sorted(study.figures.glob(f"{_FIGURES.get(options.name, '')}*"))])
+
+
+_FIGURES = {"01_sparsity_sweep_filters": "fig1", "02_unsupervised_table": "error_against_alpha"}
+
+
+def _data_verify(options: argparse.Namespace) -> None:
+    data = load_mnist(options.root)
+    print(f"MNIST is complete and official: {len(data.train_x)} training, {len(data.validation_x)} validation, "
+          f"{len(data.test_x)} test images, SHA-256 {data.sha256}.")  # fmt: skip
+
+
+def _report(options: argparse.Namespace) -> None:
+    from ksae_lib.report import update_readme, write_tables
+    from ksae_lib.report.figures import write_figures
+
+    study = _study(options)
+    written = write_tables(study) + write_figures(study)
+    if study.folder.parent.resolve() == (project_root() / "results").resolve():
+        update_readme(study.folder.parent)
+    for path in written:
+        print(os.path.relpath(path))
+    if options.stamp:
+        write_stamp(options.stamp, written)
+
+
+def _study(options: argparse.Namespace) -> Study:
+    return Study(options.profile, options.results, options.seeds)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ksae", description="Replicates 'k-Sparse Autoencoders' (Makhzani & Frey, ICLR 2014)."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: object, text: str, *examples: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog="examples:\n" + "\n".join(f"  {example}" for example in examples),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        made.set_defaults(command=function)
+        return made
+
+    def where(made: argparse.ArgumentParser) -> None:
+        made.add_argument("--profile", default="quick", help="smoke, quick or paper (default: quick)")
+        made.add_argument("--seeds", type=int, help="seeds per table row (default: the profile's)")
+        made.add_argument(
+            "--results", type=Path, default=default_results(), help="folder of results (default: results/)"
+        )
+        made.add_argument("--stamp", type=Path, help=argparse.SUPPRESS)
+
+    made = command(
+        "reproduce", _reproduce, "Train what is missing, execute the notebooks, write tables and figures.",
+        "ksae reproduce", "ksae reproduce --only filters", "ksae reproduce --profile quick --seeds 3 --jobs 4",
+    )  # fmt: skip
+    where(made)
+    made.add_argument("--only", help="experiments or notebooks, separated by commas")
+    made.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="steps at a time (default: all cores)")
+    made.add_argument("--force", action="store_true", help="run every step again")
+    _resume_option(made)
+
+    made = command(
+        "run", _run, "Carry out one run of the plan, or list them.",
+        "ksae run --list", "ksae run --profile paper train-k25-zeros-e5000-s0-6f165dd083",
+    )  # fmt: skip
+    where(made)
+    made.add_argument("run_id", nargs="?", help="as --list shows it")
+    made.add_argument("--list", action="store_true", help="list the profile's runs")
+    made.add_argument("--force", action="store_true", help="carry it out even if it is stored")
+    _resume_option(made)
+
+    made = command(
+        "notebook", _notebook, "Execute one notebook into the results folder.",
+        "ksae notebook 01_sparsity_sweep_filters --profile smoke",
+    )  # fmt: skip
+    where(made)
+    made.add_argument("name", help="file name in notebooks/ without .ipynb")
+
+    made = command("data", None, "Look after the data.", "ksae data verify")
+    actions = made.add_subparsers(required=True, metavar="ACTION")
+    verify = actions.add_parser("verify", help="check that the data files are the published ones")
+    verify.add_argument("--root", type=Path, help="folder that holds MNIST/raw (default: data/)")
+    verify.set_defaults(command=_data_verify)
+
+    made = command("report", _report, "Write tables, figures and README numbers from the stored runs.", "ksae report")
+    where(made)
+    return parser
+
+
+def _resume_option(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="go on from checkpoints of interrupted training runs (default: yes)",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Measures reported next to the error: reconstruction, sparsity, dead units, locality, coherence."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ksae_lib.model import CodeMode, KSparseAutoencoder
+
+_CHUNK = 5_000
+
+
+def fraction_of_variance_unexplained(x: np.ndarray, reconstruction: np.ndarray) -> float:
+    """FVU = Σ‖x − x̂‖² / Σ‖x − x̄‖² over the whole set, x̄ its per-dimension mean: mean predicted 1, perfect 0.
+
+    Args:
+        x, reconstruction: shape [examples, inputs].
+
+    Raises:
+        ValueError: the examples do not vary.
+    """
+    centered = np.asarray(x, np.float64) - np.mean(x, axis=0, dtype=np.float64)
+    total = float((centered**2).sum())
+    if total == 0:
+        raise ValueError("FVU is not defined: all examples are equal.")
+    return float(((np.asarray(x, np.float64) - reconstruction) ** 2).sum()) / total
+
+
+@torch.no_grad()
+def reconstruction_report(model: KSparseAutoencoder, x: np.ndarray) -> dict[str, float | int]:
+    """FVU, mean L0 and live units of the k largest code over one full pass of ``x`` (shape: [examples, inputs])."""
+    reconstructions, uses, kept = [], torch.zeros(model.units, dtype=torch.int64), 0
+    for start in range(0, len(x), _CHUNK):
+        batch = torch.from_numpy(np.array(x[start : start + _CHUNK]))
+        code = model.encode(batch, CodeMode.K)
+        reconstructions.append(model.decode(code).numpy())
+        uses += (code != 0).sum(0)
+        kept += int((code != 0).sum())
+    return {
+        "fvu": fraction_of_variance_unexplained(x, np.concatenate(reconstructions)),
+        "l0": kept / len(x),
+        "live_units": int((uses > 0).sum()),
+    }
+
+
+@torch.no_grad()
+def live_units(model: KSparseAutoencoder, x: np.ndarray) -> np.ndarray:
+    """Which units the k largest code of at least one example of ``x`` keeps (shape: [units], bool)."""
+    live = torch.zeros(model.units, dtype=torch.bool)
+    for start in range(0, len(x), _CHUNK):
+        live |= (model.encode(torch.from_numpy(np.array(x[start : start + _CHUNK])), CodeMode.K) != 0).any(0)
+    return live.numpy()
+
+
+def effective_area(filters: np.ndarray) -> np.ndarray:
+    """Share of the input each filter effectively covers: participation ratio (Σw²)² / (n Σw⁴), 1/n … 1.
+
+    One pixel gives 1/n, a flat filter 1, Gaussian noise about 1/3: small is local, large is global.
+
+    Args:
+        filters: shape [units, n].
+    """
+    energy = np.asarray(filters, np.float64) ** 2
+    return energy.sum(1) ** 2 / (energy.shape[1] * (energy**2).sum(1))
+
+
+def mutual_coherence(weight: Tensor) -> tuple[float, float]:
+    """Largest and mean |⟨w_i, w_j⟩|, i ≠ j, of the unit-normed atoms (section 3.3; weight shape: [units, inputs])."""
+    atoms = torch.nn.functional.normalize(weight.detach().double(), dim=1)
+    products = (atoms @ atoms.T).abs()
+    products.fill_diagonal_(0)
+    n = len(atoms)
+    return float(products.max()), float(products.sum() / (n * (n - 1)))

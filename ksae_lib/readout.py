@@ -1,0 +1,119 @@
+"""Logistic regression on frozen codes; everything chosen on validation (paper, section 4.4)."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from ksae_lib.datasets import Dataset
+from ksae_lib.model import CodeMode, KSparseAutoencoder
+
+_CHUNK = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadoutConfig:
+    """The grid and the solver; the paper states neither.
+
+    Raises:
+        ValueError: an empty grid or a value out of range.
+    """
+
+    alphas: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0)
+    """Values of the paper's α to choose from; raw pixels have none."""
+    l2: tuple[float, ...] = (0.0001, 0.00003, 0.00001)
+    """Weights of ½‖w‖² beside the mean cross-entropy, tried from the largest with warm starts."""
+    tolerance: float = 0.00001
+    """L-BFGS stops when no gradient entry exceeds it."""
+    max_iterations: int = 500
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "alphas", tuple(float(a) for a in self.alphas))
+        object.__setattr__(self, "l2", tuple(sorted((float(v) for v in self.l2), reverse=True)))
+        if not self.alphas or min(self.alphas) < 1:
+            raise ValueError(f"alphas = {self.alphas} is not possible: name at least one, each at least 1.")
+        if not self.l2 or min(self.l2) <= 0:
+            raise ValueError(f"l2 = {self.l2} is not possible: name at least one, each positive.")
+
+
+class ReadoutResult(NamedTuple):
+    """What the validation-chosen readout achieves; errors in percent."""
+
+    selected: dict[str, float]
+    """What validation chose: l2, and alpha for codes."""
+    validation_error: float
+    test_error: float
+    test_mistakes: list[int]
+    """Misclassified test images by index, for paired tests."""
+    trials: pd.DataFrame
+    """One row a trial: alpha, l2, train_error, validation_error, test_error, iterations, converged."""
+
+
+def sparse_codes(model: KSparseAutoencoder, x: np.ndarray, alpha: float) -> sparse.csr_array:
+    """Codes supp_αk as CSR (shape: [examples, units]), section 2.2."""
+    blocks = [
+        sparse.csr_array(
+            model.encode(torch.from_numpy(np.array(x[start : start + _CHUNK])), CodeMode.ALPHA_K, alpha).numpy()
+        )
+        for start in range(0, len(x), _CHUNK)
+    ]
+    return sparse.csr_array(sparse.vstack(blocks))
+
+
+def evaluate(data: Dataset, model: KSparseAutoencoder | None, config: ReadoutConfig) -> ReadoutResult:
+    """Fit a multinomial logistic regression for each (α, l2) and keep the one with the lowest validation error.
+
+    Of equal validation errors the first in the order of the grid is kept: small α, large l2. The test error of
+    every trial is recorded for the figures, and chooses nothing.
+
+    Args:
+        data: labelled images.
+        model: encoder, or None for raw pixels.
+        config: grid and solver.
+    """
+    rows: list[dict[str, Any]] = []
+    mistakes = []
+    for alpha in config.alphas if model is not None else (None,):
+        train, validation, test = (
+            sparse.csr_array(x) if model is None or alpha is None else sparse_codes(model, x, alpha)
+            for x in (data.train_x, data.validation_x, data.test_x)
+        )
+        classifier = LogisticRegression(
+            solver="lbfgs", tol=config.tolerance, max_iter=config.max_iterations, warm_start=True
+        )
+        for l2 in config.l2:
+            classifier.set_params(C=1 / (l2 * len(data.train_y)))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                classifier.fit(train, data.train_y)
+            wrong = classifier.predict(test) != data.test_y
+            iterations = int(classifier.n_iter_[0])
+            mistakes.append(np.flatnonzero(wrong).tolist())
+            rows.append(
+                {
+                    "alpha": alpha,
+                    "l2": l2,
+                    "train_error": _percent(classifier.predict(train) != data.train_y),
+                    "validation_error": _percent(classifier.predict(validation) != data.validation_y),
+                    "test_error": _percent(wrong),
+                    "iterations": iterations,
+                    "converged": iterations < config.max_iterations,
+                }
+            )
+    trials = pd.DataFrame(rows)
+    best = int(trials["validation_error"].argmin())
+    chosen = rows[best]
+    selected = {"l2": chosen["l2"]} if model is None else {"alpha": chosen["alpha"], "l2": chosen["l2"]}
+    return ReadoutResult(selected, chosen["validation_error"], chosen["test_error"], mistakes[best], trials)
+
+
+def _percent(wrong: np.ndarray) -> float:
+    return round(100 * float(np.mean(wrong)), 6)

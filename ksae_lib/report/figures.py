@@ -1,0 +1,147 @@
+"""Figures, drawn from stored runs and saved as PNG and SVG with stable bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from ksae_lib import metrics
+from ksae_lib.files import atomic_path
+from ksae_lib.model import KSparseAutoencoder
+from ksae_lib.plan import ReadoutRun
+from ksae_lib.runs import StoredRun
+from ksae_lib.study import Study
+
+_ROWS, _COLUMNS = 4, 30
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Save as ``<folder>/<name>.png`` and ``.svg``; the same figure gives the same bytes."""
+    files = []
+    with mpl.rc_context({"svg.hashsalt": "ksae"}):
+        for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
+            path = folder / (name + suffix)
+            with atomic_path(path) as temporary:
+                figure.savefig(temporary, format=suffix[1:], dpi=150, metadata=metadata)
+            files.append(path)
+    return files
+
+
+def filter_mosaic(
+    filters: np.ndarray, shape: tuple[int, int], rows: int = _ROWS, columns: int = _COLUMNS
+) -> np.ndarray:
+    """Filters side by side, each scaled symmetrically to its own largest value (shape: [rows·(h+1), columns·(w+1)]).
+
+    Args:
+        filters: shape [units, h·w]; the first rows·columns are shown, missing ones stay empty.
+        shape: (h, w).
+    """
+    height, width = shape
+    mosaic = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), np.nan)
+    for i, w in enumerate(filters[: rows * columns]):
+        top, left = (i // columns) * (height + 1), (i % columns) * (width + 1)
+        mosaic[top : top + height, left : left + width] = (w / max(np.abs(w).max(), 1e-12)).reshape(shape)
+    return mosaic
+
+
+def figure1(models: dict[int, KSparseAutoencoder], x: np.ndarray, shape: tuple[int, int]) -> Figure:
+    """Figure 1: filters learnt at each k, 4 rows of 30 a panel.
+
+    Shown are the first live units in order of index (those the k largest code of some training image keeps), so that
+    panels are not filled with the noise of units that were never trained; how many are live stands in the title.
+
+    Args:
+        models: trained model for each k, in the order of the panels.
+        x: training images (shape: [examples, h·w]).
+        shape: (h, w).
+    """
+    figure, axes = plt.subplots(len(models), 1, figsize=(12, 1.95 * len(models)), layout="constrained", squeeze=False)
+    for axis, (k, model) in zip(axes[:, 0], models.items(), strict=True):
+        live = metrics.live_units(model, x)
+        filters = model.weight.detach().numpy()[live]
+        axis.imshow(filter_mosaic(filters, shape), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+        axis.set_title(f"k = {k}   ({int(live.sum())} of {model.units} units live)", fontsize=9, loc="left")
+        axis.set_axis_off()
+    return figure
+
+
+def training_curves(histories: dict[int, pd.DataFrame], units: int) -> Figure:
+    """Loss, k and live units against the epoch, one line for each k."""
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
+    colours = sns.color_palette("viridis", len(histories))
+    for colour, (k, history) in zip(colours, histories.items(), strict=True):
+        epochs = history["epoch"] + 1
+        axes[0].semilogy(epochs, history["loss"], color=colour, label=f"k = {k}")
+        axes[1].plot(epochs, history["k"], color=colour)
+        axes[2].plot(epochs, history["live_units"], color=colour)
+    for axis, label in zip(
+        axes, ("E = ‖x − x̂‖² per image", "units kept, k(t)", "units kept at least once"), strict=True
+    ):
+        axis.set(xlabel="epoch", ylabel=label)
+    axes[2].axhline(units, color="0.7", linestyle=":")
+    axes[0].legend()
+    sns.despine(figure)
+    return figure
+
+
+def alpha_curves(runs: list[tuple[str, list[StoredRun]]]) -> Figure:
+    """Error against α, the best l2 at each α by validation error; thin lines are single seeds.
+
+    Args:
+        runs: label and readouts, one a seed, of each row.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained", sharey=True)
+    colours = sns.color_palette("tab10", len(runs))
+    for colour, (label, stored) in zip(colours, runs, strict=True):
+        best = [_best_by_alpha(run.history) for run in stored]
+        for axis, column in zip(axes, ("validation_error", "test_error"), strict=True):
+            table = pd.DataFrame({i: b[column] for i, b in enumerate(best)})
+            axis.plot(table.index, table.mean(axis=1), "o-", color=colour, label=label)
+            axis.plot(table.index, table, color=colour, alpha=0.25, linewidth=0.8)
+    axes[0].set(xlabel="α", ylabel="error (%)", title="validation (α is chosen here)")
+    axes[1].set(xlabel="α", title="test")
+    axes[1].legend(fontsize=8)
+    sns.despine(figure)
+    return figure
+
+
+def _best_by_alpha(trials: pd.DataFrame) -> pd.DataFrame:
+    return trials.loc[trials.groupby("alpha")["validation_error"].idxmin()].set_index("alpha")
+
+
+def epoch_curve(curve: list[tuple[ReadoutRun, StoredRun]], paper_error: float) -> Figure:
+    """Test error against length of training; every point is a run of its own with the schedule of its length."""
+    figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    by_start: dict[str, list[tuple[int, float]]] = {}
+    for run, stored in curve:
+        if run.encoder is not None:
+            point = (run.encoder.train.epochs, stored.metrics["test_error"])
+            by_start.setdefault(run.encoder.train.bias_init, []).append(point)
+    for name, points in by_start.items():
+        epochs, errors = zip(*sorted(points), strict=True)
+        axis.semilogx(epochs, errors, "o-", label=f"biases: {name}")
+    axis.axhline(paper_error, color="0.5", linestyle=":", label="the paper, 5000 epochs")
+    axis.set(xlabel="epochs", ylabel="test error (%)", title="k = 25, one seed", ylim=(0, None))
+    axis.legend()
+    sns.despine(figure)
+    return figure
+
+
+def write_figures(study: Study) -> list[Path]:
+    """Write the figures that need no weights; Figure 1 is written by its notebook."""
+    if not (curve := study.curve()):
+        return []
+    from ksae_lib.report.tables import reported
+
+    paper = reported()
+    best = float(paper.loc[(paper["table"] == 1) & (paper["variant"] == "k=25"), "error_percent"].iloc[0])
+    figure = epoch_curve(curve, best)
+    files = save_figure(figure, study.figures, "error_against_epochs")
+    plt.close(figure)
+    return files

@@ -1,0 +1,196 @@
+"""Error tables with intervals and verdicts, as CSV (the contract), Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ksae_lib.files import write_text
+from ksae_lib.runs import StoredRun
+from ksae_lib.study import Study, project_root
+
+COLUMNS = [
+    *("table", "dataset", "method", "variant", "paper_error"),
+    *("error_mean", "error_ci_low", "error_ci_high", "n_seeds", "val_error_mean"),
+    *("selected", "run_ids", "verdict", "source"),
+]
+_FEWEST_SEEDS = 3
+INTERVAL_NOTE = (
+    "Errors in percent on the test set. Intervals are 95%: the spread over seeds (Student t) and the binomial "
+    "sampling error of the test set, added in quadrature. Verdict on the paper's figure: validated if it lies in "
+    "the interval, contradicted if not, inconclusive with fewer than 3 seeds."
+)
+
+
+def reported() -> pd.DataFrame:
+    """The paper's own figures (``data/paper/reported.csv``)."""
+    return pd.read_csv(project_root() / "data" / "paper" / "reported.csv", dtype={"variant": "string"})
+
+
+def interval(errors: list[float], test_images: int) -> tuple[float, float]:
+    """95% interval of the mean test error in percent, see ``INTERVAL_NOTE``.
+
+    Args:
+        errors: test errors in percent, one a seed.
+        test_images: size of the test set.
+    """
+    mean, n = float(np.mean(errors)), len(errors)
+    seeds = float(stats.t.ppf(0.975, n - 1) * np.std(errors, ddof=1) / math.sqrt(n)) if n > 1 else 0.0
+    sampling = float(stats.norm.ppf(0.975)) * math.sqrt(mean * (100 - mean) / test_images)
+    half = math.hypot(seeds, sampling)
+    return max(0.0, mean - half), min(100.0, mean + half)
+
+
+def verdict(paper: float | None, low: float, high: float, n_seeds: int, seedless: bool) -> str:
+    """Verdict on the paper's figure, by the rule in ``INTERVAL_NOTE``; without a figure ``not tested``."""
+    if paper is None or n_seeds == 0:
+        return "not tested"
+    if n_seeds < _FEWEST_SEEDS and not seedless:
+        return "inconclusive"
+    return "validated" if low <= paper <= high else "contradicted"
+
+
+def error_table(study: Study, table: int) -> pd.DataFrame:
+    """One of the paper's tables with our numbers beside (columns: ``COLUMNS``)."""
+    paper = reported()
+    records = []
+    for row, runs in study.rows(table):
+        dataset = study.plan.experiments[0].filters[0].data.name.upper()
+        k = re.match(r"k=\d+", row.variant)
+        known = paper[(paper["table"] == table) & (paper["dataset"] == dataset) & (paper["method"] == row.method)]
+        known = known[known["variant"].fillna("") == (k.group() if k else row.variant)]
+        figure = float(known["error_percent"].iloc[0]) if len(known) else None
+        seedless = row.runs[0].encoder is None
+        summary = _summary(runs)
+        low, high = summary["error_ci_low"], summary["error_ci_high"]
+        records.append(
+            {
+                "table": table,
+                "dataset": dataset,
+                "method": row.method,
+                "variant": row.variant,
+                "paper_error": figure,
+                **summary,
+                "verdict": verdict(figure, low, high, len(runs), seedless),
+                "source": "replicated",
+            }
+        )
+    return pd.DataFrame(records, columns=COLUMNS)
+
+
+def _summary(runs: list[StoredRun]) -> dict[str, Any]:
+    nan = float("nan")
+    if not runs:
+        return {
+            "error_mean": nan, "error_ci_low": nan, "error_ci_high": nan, "n_seeds": 0,
+            "val_error_mean": nan, "selected": "{}", "run_ids": "",
+        }  # fmt: skip
+    errors = [run.metrics["test_error"] for run in runs]
+    low, high = interval(errors, runs[0].metrics["test_images"])
+    chosen = Counter(json.dumps(run.metrics["selected"], sort_keys=True) for run in runs)
+    return {
+        "error_mean": round(float(np.mean(errors)), 3),
+        "error_ci_low": round(low, 3),
+        "error_ci_high": round(high, 3),
+        "n_seeds": len(runs),
+        "val_error_mean": round(float(np.mean([run.metrics["validation_error"] for run in runs])), 3),
+        "selected": chosen.most_common(1)[0][0],
+        "run_ids": " ".join(run.run.run_id for run in runs),
+    }
+
+
+def epoch_table(study: Study) -> pd.DataFrame:
+    """Error against length of training: k, bias_init, epochs, test_error, val_error, live_units, fvu, hours."""
+    records = []
+    for run, readout in study.curve():
+        assert run.encoder is not None
+        encoder = study.store.load(run.encoder)
+        t = run.encoder.train
+        records.append(
+            {
+                "k": t.k,
+                "bias_init": t.bias_init,
+                "epochs": t.epochs,
+                "test_error": round(readout.metrics["test_error"], 2),
+                "val_error": round(readout.metrics["validation_error"], 2),
+                "selected": json.dumps(readout.metrics["selected"], sort_keys=True),
+                "live_units": encoder.metrics["live_units"],
+                "fvu": round(encoder.metrics["validation"]["fvu"], 4),
+                "training_minutes": round(encoder.metrics["wall_seconds"] / 60, 1),
+                "run_id": run.run_id,
+            }
+        )
+    return pd.DataFrame(records)
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of an error table a reader wants, formatted."""
+
+    def number(value: float) -> str:
+        return "–" if pd.isna(value) else f"{value:.2f}"
+
+    return pd.DataFrame(
+        {
+            "Method": table["method"],
+            "Variant": table["variant"],
+            "Paper": table["paper_error"].map(number),
+            "Ours": table["error_mean"].map(number),
+            "95% interval": [
+                "–" if pd.isna(low) else f"{low:.2f} – {high:.2f}"
+                for low, high in zip(table["error_ci_low"], table["error_ci_high"], strict=True)
+            ],
+            "Seeds": table["n_seeds"],
+            "Chosen on validation": [_chosen(text) for text in table["selected"]],
+            "Verdict": table["verdict"],
+        }
+    )
+
+
+def _chosen(selected: str) -> str:
+    names = {"alpha": "α", "l2": "l2"}
+    return ", ".join(f"{names.get(name, name)} = {value:g}" for name, value in json.loads(selected).items())
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A data frame as a Markdown table."""
+    lines = ["| " + " | ".join(map(str, table.columns)) + " |", "|" + "---|" * len(table.columns)]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False)]
+    return "\n".join(lines) + "\n"
+
+
+def latex(table: pd.DataFrame) -> str:
+    """A readable error table as LaTeX (booktabs)."""
+    text = table.to_latex(index=False, escape=True)
+    return text.replace("α", r"$\alpha$").replace("–", "--")
+
+
+def write_tables(study: Study) -> list[Path]:
+    """Write every table of the profile under ``tables/`` and return the files."""
+    written = []
+    numbers = sorted({row.table for e in study.plan.experiments for row in e.rows})
+    for number in numbers:
+        table = error_table(study, number)
+        heading = f"Table {number}, profile {study.plan.profile}. {INTERVAL_NOTE}\n\n"
+        base = study.tables / f"table{number}"
+        for suffix, text in (
+            (".csv", table.to_csv(index=False, lineterminator="\n")),
+            (".md", heading + markdown(readable(table))),
+            (".tex", "".join(f"% {line}\n" for line in heading.split("\n") if line) + latex(readable(table))),
+        ):
+            write_text(base.with_suffix(suffix), text)
+            written.append(base.with_suffix(suffix))
+    curve = epoch_table(study)
+    if len(curve):
+        base = study.tables / "error_against_epochs"
+        write_text(base.with_suffix(".csv"), curve.to_csv(index=False, lineterminator="\n"))
+        write_text(base.with_suffix(".md"), markdown(curve.drop(columns="run_id")))
+        written += [base.with_suffix(".csv"), base.with_suffix(".md")]
+    return written

@@ -1,0 +1,73 @@
+"""A profile's plan together with its folder of results: what notebooks, report and command line work on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ksae_lib.plan import Plan, ReadoutRun, Row, load_plan
+from ksae_lib.runs import RunStore, StoredRun
+
+_MOST_SEEDS = 100
+
+
+def project_root() -> Path:
+    """The checkout this library runs from."""
+    return Path(__file__).resolve().parents[1]
+
+
+def default_results() -> Path:
+    """Where results go: $KSAE_RESULTS, or ``results/`` of this checkout."""
+    return Path(os.environ.get("KSAE_RESULTS") or project_root() / "results")
+
+
+class Study:
+    """One profile: its plan, its run store and the folders its tables, figures and notebooks go to.
+
+    Args:
+        profile: ``smoke``, ``quick`` or ``paper``.
+        results: the folder that holds ``<profile>/``; see ``default_results``.
+        seeds: seeds per table row; by default the profile's.
+
+    Raises:
+        PlanError: unknown profile or an impossible number of seeds.
+    """
+
+    def __init__(self, profile: str, results: Path | None = None, seeds: int | None = None) -> None:
+        self.plan: Plan = load_plan(profile, seeds)
+        self.folder = (results or default_results()) / profile
+        self.store = RunStore(self.folder / "runs")
+
+    @property
+    def figures(self) -> Path:
+        """Folder of the figures."""
+        return self.folder / "figures"
+
+    @property
+    def tables(self) -> Path:
+        """Folder of the tables."""
+        return self.folder / "tables"
+
+    @property
+    def notebooks(self) -> Path:
+        """Folder of the executed notebooks."""
+        return self.folder / "notebooks"
+
+    def rows(self, table: int) -> list[tuple[Row, list[StoredRun]]]:
+        """The rows of a table with every finished run in the store, of whatever seed."""
+        wide = load_plan(self.plan.profile, _MOST_SEEDS)
+        return [
+            (row, [self.store.load(run) for run in row.runs if self.store.has(run)])
+            for experiment in wide.experiments
+            for row in experiment.rows
+            if row.table == table
+        ]
+
+    def curve(self) -> list[tuple[ReadoutRun, StoredRun]]:
+        """The finished runs of the error-against-epochs curve."""
+        return [
+            (run, self.store.load(run))
+            for experiment in self.plan.experiments
+            for run in experiment.curve
+            if self.store.has(run)
+        ]

@@ -1,0 +1,128 @@
+"""What the Snakefile and the command line share: stamps, code digests, and starting Snakemake."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ksae_lib.files import write_text
+from ksae_lib.plan import Experiment, Plan
+from ksae_lib.study import Study, project_root
+
+_CODE = {
+    "train": ("model.py", "selection.py", "schedule.py", "metrics.py", "execute.py", "engines/*.py", "datasets/*.py"),
+    "readout": ("model.py", "selection.py", "readout.py", "execute.py", "datasets/*.py"),
+    "report": ("metrics.py", "study.py", "notebooks.py", "report/*.py"),
+}
+
+
+class WorkflowError(RuntimeError):
+    """A step of the workflow failed, or the workflow is already running."""
+
+
+def selected(plan: Plan, only: str | Sequence[str] | None) -> tuple[Experiment, ...]:
+    """The experiments named in ``only`` (names or notebooks, also separated by commas), or all.
+
+    Raises:
+        PlanError: a name is unknown.
+    """
+    if not only:
+        return plan.experiments
+    names = only.split(",") if isinstance(only, str) else only
+    return tuple(plan.experiment(name.strip()) for name in names)
+
+
+def code_digest(part: str) -> str:
+    """Digest of the source files that decide a step's result: a step is run again when it changes."""
+    digest = hashlib.sha256()
+    for pattern in _CODE[part]:
+        for path in sorted((project_root() / "ksae_lib").glob(pattern)):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def stamp(study: Study, name: str) -> str:
+    """The file that says a step is done; stamps are never committed."""
+    return str(study.folder / ".state" / f"{name}.json")
+
+
+def write_stamp(path: Path, files: Sequence[Path]) -> None:
+    """Record that a step is done, with digests of the files it made."""
+    record = {os.path.relpath(file, path.parent): _digest(file) for file in files}
+    write_text(path, json.dumps(record, indent=1) + "\n")
+
+
+def drop_stale_stamps(study: Study) -> None:
+    """Remove the stamps of steps whose files were deleted or changed since, so that the steps run again."""
+    for path in (study.folder / ".state").glob("*.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        for name, digest in record.items():
+            file = path.parent / name
+            if not file.exists() or _digest(file) != digest:
+                path.unlink()
+                break
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@contextmanager
+def _only_one(study: Study) -> Iterator[None]:
+    path = study.folder / ".state" / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WorkflowError(
+                f"Another 'ksae reproduce' is at work on profile {study.plan.profile}: wait for it or stop it."
+            ) from None
+        yield
+
+
+def run_workflow(study: Study, *, only: str | None, jobs: int, force: bool, resume: bool) -> None:
+    """Bring a profile's results up to date with Snakemake.
+
+    Args:
+        study: the profile.
+        only: experiments, separated by commas; None: all.
+        jobs: steps at a time.
+        force: run every step again.
+        resume: let interrupted training runs go on from their checkpoints.
+
+    Raises:
+        WorkflowError: a step failed, or another workflow is at work on the same profile.
+    """
+    selected(study.plan, only)
+    settings = {
+        "profile": study.plan.profile,
+        "seeds": study.plan.seeds,
+        "results": study.folder.parent,
+        "resume": resume,
+        **({"only": only} if only else {}),
+    }
+    command = [
+        sys.executable, "-m", "snakemake", "--snakefile", str(project_root() / "Snakefile"),
+        "--directory", str(project_root()), "--cores", str(jobs), "--rerun-incomplete", "--nolock",
+        "--quiet", "rules", "host", *(["--forceall"] if force else []),
+        "--config", *(f"{key}={value}" for key, value in settings.items()),
+    ]  # fmt: skip
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    with _only_one(study):
+        drop_stale_stamps(study)
+        process = subprocess.Popen(command, env={**os.environ, "PATH": path})
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+    if status != 0:
+        raise WorkflowError("A step failed, see above. What was finished is kept; the same command goes on from there.")
