@@ -115,10 +115,15 @@ def _data_verify(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from ksae_lib.report import update_readme, write_tables
+    from ksae_lib.report import stale, update_readme, write_tables
     from ksae_lib.report.figures import write_figures
 
     study = _study(options)
+    if options.check:
+        if found := stale(study):
+            raise StoreError("\n".join(found))
+        print(f"Tables, README and executed notebooks of profile {study.plan.profile} are fresh.")
+        return
     written = write_tables(study) + write_figures(study)
     if study.folder.parent.resolve() == (project_root() / "results").resolve():
         update_readme(study.folder.parent)
@@ -190,8 +195,12 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--root", type=Path, help="folder that holds MNIST/raw (default: data/)")
     verify.set_defaults(command=_data_verify)
 
-    made = command("report", _report, "Write tables, figures and README numbers from the stored runs.", "ksae report")
+    made = command(
+        "report", _report, "Write tables, figures and README numbers from the stored runs.",
+        "ksae report", "ksae report --profile paper --check",
+    )  # fmt: skip
     where(made)
+    made.add_argument("--check", action="store_true", help="write nothing; fail if something is out of date")
     return parser
 
 

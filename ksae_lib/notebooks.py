@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from ksae_lib.study import project_root
 
 SENTINEL = "notebook complete"
 _VOLATILE = ("papermill", "execution", "widgets")
-_TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 
 
 class NotebookError(RuntimeError):
@@ -80,9 +80,9 @@ def check_parameters(source: Path, parameters: dict[str, Any]) -> None:
     for name, value in parameters.items():
         if name not in known:
             raise NotebookError(f"{source.name} has no parameter {name!r}: its parameters are {', '.join(known)}.")
-        wanted = known[name]["inferred_type_name"]
-        if wanted in _TYPES and type(value) is not _TYPES[wanted]:
-            raise NotebookError(f"Parameter {name} of {source.name} takes {wanted}, not {value!r}.")
+        wanted = type(ast.literal_eval(known[name]["default"]))
+        if type(value) is not wanted:
+            raise NotebookError(f"Parameter {name} of {source.name} takes {wanted.__name__}, not {value!r}.")
 
 
 def tidy(notebook: Any) -> None:

@@ -1,6 +1,7 @@
 """Tables, figures and README numbers, all written from stored runs."""
 
 from ksae_lib.report.figures import alpha_curves, epoch_curve, figure1, save_figure, training_curves
+from ksae_lib.report.fresh import stale
 from ksae_lib.report.readme import update_readme
 from ksae_lib.report.tables import epoch_table, error_table, markdown, write_tables
 
@@ -12,6 +13,7 @@ __all__ = [
     "figure1",
     "markdown",
     "save_figure",
+    "stale",
     "training_curves",
     "update_readme",
     "write_tables",

@@ -172,25 +172,27 @@ def latex(table: pd.DataFrame) -> str:
     return text.replace("α", r"$\alpha$").replace("–", "--")
 
 
-def write_tables(study: Study) -> list[Path]:
-    """Write every table of the profile under ``tables/`` and return the files."""
-    written = []
-    numbers = sorted({row.table for e in study.plan.experiments for row in e.rows})
-    for number in numbers:
+def table_texts(study: Study) -> dict[Path, str]:
+    """Every table file of the profile and its text, from the runs in the store."""
+    texts = {}
+    for number in sorted({row.table for e in study.plan.experiments for row in e.rows}):
         table = error_table(study, number)
         heading = f"Table {number}, profile {study.plan.profile}. {INTERVAL_NOTE}\n\n"
         base = study.tables / f"table{number}"
-        for suffix, text in (
-            (".csv", table.to_csv(index=False, lineterminator="\n")),
-            (".md", heading + markdown(readable(table))),
-            (".tex", "".join(f"% {line}\n" for line in heading.split("\n") if line) + latex(readable(table))),
-        ):
-            write_text(base.with_suffix(suffix), text)
-            written.append(base.with_suffix(suffix))
+        texts[base.with_suffix(".csv")] = table.to_csv(index=False, lineterminator="\n")
+        texts[base.with_suffix(".md")] = heading + markdown(readable(table))
+        texts[base.with_suffix(".tex")] = "% " + heading.strip() + "\n" + latex(readable(table))
     curve = epoch_table(study)
     if len(curve):
         base = study.tables / "error_against_epochs"
-        write_text(base.with_suffix(".csv"), curve.to_csv(index=False, lineterminator="\n"))
-        write_text(base.with_suffix(".md"), markdown(curve.drop(columns="run_id")))
-        written += [base.with_suffix(".csv"), base.with_suffix(".md")]
-    return written
+        texts[base.with_suffix(".csv")] = curve.to_csv(index=False, lineterminator="\n")
+        texts[base.with_suffix(".md")] = markdown(curve.drop(columns="run_id"))
+    return texts
+
+
+def write_tables(study: Study) -> list[Path]:
+    """Write every table of the profile under ``tables/`` and return the files."""
+    texts = table_texts(study)
+    for path, text in texts.items():
+        write_text(path, text)
+    return list(texts)

@@ -1,0 +1,53 @@
+# make reproduce   set up if needed, train what is missing, write results/quick/
+# make test        set up if needed, run every check that CI runs
+# make lab         set up if needed, open JupyterLab on the notebooks
+# make report      rewrite tables, figures and README numbers from the stored runs
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+PROFILE ?= quick
+
+.PHONY: reproduce test lab report lint notebooks fresh citation clean
+
+reproduce: $(READY)
+	$(BIN)/ksae reproduce --profile $(PROFILE)
+
+test: lint fresh citation $(READY)
+	$(BIN)/python -m pytest
+
+lab: $(READY)
+	$(BIN)/jupyter lab notebooks
+
+report: $(READY)
+	$(BIN)/ksae report --profile quick
+	$(BIN)/ksae report --profile paper
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Committed tables, README numbers and executed notebooks must be what the committed runs and sources give.
+fresh: $(READY)
+	$(BIN)/ksae report --check --profile smoke
+	$(BIN)/ksae report --check --profile quick
+	$(BIN)/ksae report --check --profile paper
+
+# In an environment of its own: it needs an older jsonschema than JupyterLab does.
+citation: .venv-citation/.ready
+	.venv-citation/bin/cffconvert --validate
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebooks,test]'
+	touch $@
+
+.venv-citation/.ready: Makefile
+	$(PYTHON) -m venv .venv-citation
+	.venv-citation/bin/python -m pip install --quiet --disable-pip-version-check 'cffconvert==2.0.0' 'ruamel.yaml>=0.18' 'docopt>=0.6'
+	touch $@
+
+clean:
+	rm -rf .venv .venv-citation .snakemake

@@ -1,0 +1,58 @@
+"""Whether what is committed is what the stored runs and the sources give."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ksae_lib.notebooks import SENTINEL
+from ksae_lib.report.readme import readme_text
+from ksae_lib.report.tables import table_texts
+from ksae_lib.study import Study, project_root
+
+
+def stale(study: Study) -> list[str]:
+    """One sentence for each table, README part or executed notebook that is missing or out of date."""
+    found = [
+        f"{_name(path)} is missing or out of date: run 'ksae report --profile {study.plan.profile}'."
+        for path, text in table_texts(study).items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+    readme, text = readme_text(study.folder.parent)
+    if readme.read_text(encoding="utf-8") != text:
+        found.append("README.md shows other numbers than the stored runs: run 'ksae report'.")
+    sources = {e.notebook for e in study.plan.experiments if e.notebook}
+    for name in sorted(sources):
+        executed = study.notebooks / f"{name}.ipynb"
+        if reason := _notebook_fault(project_root() / "notebooks" / f"{name}.ipynb", executed):
+            found.append(f"{_name(executed)} {reason}: run 'ksae reproduce --profile {study.plan.profile}'.")
+    return found
+
+
+def _notebook_fault(source: Path, executed: Path) -> str | None:
+    if not executed.exists():
+        return "is missing"
+    done = json.loads(executed.read_text(encoding="utf-8"))
+    if _sources(json.loads(source.read_text(encoding="utf-8"))) != _sources(done):
+        return "was executed from another version of the notebook"
+    outputs = [output for cell in done["cells"] for output in cell.get("outputs", [])]
+    if any(output["output_type"] == "error" for output in outputs):
+        return "holds an error"
+    if SENTINEL not in "".join("".join(output.get("text", "")) for output in outputs):
+        return "did not run to its end"
+    return None
+
+
+def _sources(notebook: dict[str, Any]) -> list[str]:
+    def text(cells: list[dict[str, Any]]) -> Iterator[str]:
+        for cell in cells:
+            if "injected-parameters" not in cell["metadata"].get("tags", []):
+                yield "".join(cell["source"])
+
+    return list(text(notebook["cells"]))
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(path.parents[3]))

@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+
+from ksae_lib.datasets import Dataset, load_mnist
+
+settings.register_profile("ksae", deadline=None, derandomize=True, database=None)
+settings.load_profile("ksae")
+
+
+@pytest.fixture(scope="session")
+def mnist() -> Dataset:
+    return load_mnist(train_size=1000, validation_size=100, test_size=100)

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ksae_lib import cli, execute
+from ksae_lib.files import atomic_path
+from ksae_lib.study import Study
+from ksae_lib.workflow import WorkflowError, drop_stale_stamps, run_workflow, selected, stamp, write_stamp
+
+SMALLEST = "train-k10-zeros-e6-s0"
+
+
+def run_id(prefix: str, study: Study) -> str:
+    return next(r.run_id for e in study.plan.experiments for r in e.runs() if r.run_id.startswith(prefix))
+
+
+def test_run_trains_stores_and_then_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = Study("smoke", tmp_path)
+    name = run_id(SMALLEST, study)
+    where = ["--profile", "smoke", "--results", str(tmp_path)]
+    mark = tmp_path / "stamp.json"
+    assert cli.main(["run", name, *where, "--stamp", str(mark)]) == 0
+    first = capsys.readouterr().out
+    assert first.startswith(f"{name}: loss ")
+    metrics = study.store.load(study.plan.run(name)).metrics
+    assert metrics["seed"] == 0
+    assert len(metrics["data_sha256"]) == 64
+    assert metrics["wall_seconds"] > 0
+    assert metrics["peak_memory_mib"] > 50
+    assert metrics["hardware"]["cores"] == os.cpu_count()
+    assert {"torch", "numba", "numpy", "scikit-learn"} <= set(metrics["versions"])
+    assert {Path(key).name for key in json.loads(mark.read_text())} == {
+        "config.json", "metrics.json", "history.csv", "weights.safetensors",
+    }  # fmt: skip
+    assert cli.main(["run", name, *where]) == 0
+    assert capsys.readouterr().out == first, "a stored run is loaded, not trained"
+    assert cli.main(["run", name, *where, "--force"]) == 0
+    assert "(stored before: " in capsys.readouterr().out
+    assert cli.main(["run", "--list", *where]) == 0
+    assert f"{name:48} stored" in capsys.readouterr().out
+
+
+def test_a_readout_trains_its_encoder_and_reports_its_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = Study("smoke", tmp_path)
+    name = run_id("readout-k10-zeros", study)
+    assert cli.main(["run", name, "--profile", "smoke", "--results", str(tmp_path)]) == 0
+    metrics = study.store.load(study.plan.run(name)).metrics
+    assert f"test error {metrics['test_error']:.2f}%" in capsys.readouterr().out
+    assert metrics["code_mode"] == "alpha_k"
+    assert metrics["encoder_run"] == run_id(SMALLEST, study)
+    assert len(metrics["test_mistakes"]) == round(metrics["test_error"] * metrics["test_images"] / 100)
+    assert metrics["test_error"] < 30
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nothing", "--profile", "smoke"], "There is no run 'nothing'"),
+        (["run", "--profile", "tiny"], "choose one of smoke, quick, paper"),
+        (["reproduce", "--profile", "smoke", "--only", "figures"], "There is no experiment 'figures'"),
+        (["reproduce", "--profile", "smoke", "--seeds", "0"], "seeds = 0 is not possible"),
+        (["notebook", "09_nothing", "--profile", "smoke"], "09_nothing.ipynb is missing"),
+        (["data", "verify", "--root", "nowhere"], "train-images-idx3-ubyte.gz is missing"),
+        (["report", "--check", "--profile", "smoke"], "table1.csv is missing or out of date"),
+    ],
+)
+def test_a_users_mistake_ends_in_one_sentence_and_status_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    where = [] if arguments[0] == "data" else ["--results", str(tmp_path)]
+    assert cli.main([*arguments, *where]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("ksae: ")
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_full_disk_ends_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", str(tmp_path / "metrics.json"))
+
+    monkeypatch.setattr(execute, "execute", full)
+    study = Study("smoke", tmp_path)
+    assert cli.main(["run", run_id(SMALLEST, study), "--profile", "smoke", "--results", str(tmp_path)]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_help_of_every_command_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("reproduce", "run", "notebook", "report"):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([command, "--help"])
+        assert stopped.value.code == 0
+        assert f"examples:\n  ksae {command}" in capsys.readouterr().out
+
+
+def test_data_verify_says_what_it_found(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["data", "verify"]) == 0
+    assert "50000 training, 10000 validation, 10000 test images" in capsys.readouterr().out
+
+
+def test_the_library_imports_without_notebook_tools() -> None:
+    block = "import sys\nfor name in ('papermill', 'IPython', 'nbformat', 'jupyterlab', 'snakemake', 'ipykernel'):\n"
+    code = block + "    sys.modules[name] = None\nimport ksae_lib, ksae_lib.cli, ksae_lib.report, ksae_lib.execute"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_stamps_of_deleted_or_changed_files_are_dropped(tmp_path: Path) -> None:
+    study = Study("smoke", tmp_path)
+    for name in ("kept", "changed", "deleted"):
+        file = study.folder / name
+        with atomic_path(file) as temporary:
+            temporary.write_text(name)
+        write_stamp(Path(stamp(study, name)), [file])
+    (study.folder / "changed").write_text("other")
+    (study.folder / "deleted").unlink()
+    drop_stale_stamps(study)
+    assert [path.name for path in (study.folder / ".state").iterdir()] == ["kept.json"]
+
+
+def test_selected_takes_names_and_notebooks() -> None:
+    plan = Study("paper").plan
+    assert [e.name for e in selected(plan, "epochs,02_unsupervised_table")] == ["epochs", "features"]
+    assert selected(plan, None) == plan.experiments
+
+
+def reproduce(results: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "ksae_lib.cli", "reproduce", "--profile", "smoke", "--only", "filters"]
+    return subprocess.Popen(
+        [*command, "--results", str(results), *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def test_reproduce_goes_on_after_ctrl_c_does_nothing_when_done_and_remakes_what_is_deleted(tmp_path: Path) -> None:
+    study = Study("smoke", tmp_path)
+    first = reproduce(tmp_path)
+    assert first.stdout is not None
+    assert any("Finished jobid" in line for line in first.stdout)
+    os.killpg(first.pid, signal.SIGINT)
+    output, _ = first.communicate(timeout=120)
+    assert first.returncode in (1, 130), output
+    stamps = set((study.folder / ".state").glob("train-*.json"))
+    assert 0 < len(stamps) < 4
+    made = {path: path.stat().st_mtime_ns for path in stamps}
+
+    second = reproduce(tmp_path)
+    while len(list((study.folder / ".state").glob("train-*.json"))) == len(stamps) and second.poll() is None:
+        time.sleep(0.2)
+    with pytest.raises(WorkflowError, match="Another 'ksae reproduce' is at work"):
+        run_workflow(study, only=None, jobs=1, force=False, resume=True)
+    output, _ = second.communicate(timeout=300)
+    assert second.returncode == 0, output
+    assert {path: path.stat().st_mtime_ns for path in stamps} == made, "finished steps are not run again"
+    for name in (
+        "figures/fig1.png",
+        "figures/fig1.svg",
+        "notebooks/01_sparsity_sweep_filters.ipynb",
+        "tables/table1.csv",
+    ):
+        assert (study.folder / name).exists()
+    assert "Table 1, profile smoke" in output
+
+    third = reproduce(tmp_path)
+    output, _ = third.communicate(timeout=120)
+    assert "Nothing to be done" in output
+
+    (study.figures / "fig1.png").unlink()
+    fourth = reproduce(tmp_path)
+    output, _ = fourth.communicate(timeout=300)
+    assert (study.figures / "fig1.png").exists(), output
+    assert {path: path.stat().st_mtime_ns for path in stamps} == made

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ksae_lib import TrainConfig
+from ksae_lib.plan import PlanError, ReadoutRun, Row, TrainRun, default_path, from_json, load_plan, to_json
+
+
+@pytest.mark.parametrize("profile", ["smoke", "quick", "paper"])
+def test_every_planned_run_survives_json_and_has_an_id_of_its_own(profile: str) -> None:
+    plan = load_plan(profile)
+    configs = {}
+    for experiment in plan.experiments:
+        for run in experiment.runs():
+            assert from_json(json.loads(json.dumps(to_json(run)))) == run
+            assert plan.run(run.run_id) == run
+            assert configs.setdefault(run.run_id, run) == run
+    assert len(configs) > 10
+
+
+def test_ids_do_not_change_from_one_version_to_the_next() -> None:
+    assert TrainRun().run_id == "train-k25-zeros-e5000-s0-6f165dd083"
+    assert ReadoutRun(encoder=TrainRun()).run_id == "readout-k25-zeros-e5000-s0-922a3ac54a"
+
+
+def test_any_change_of_a_setting_changes_the_id() -> None:
+    base = TrainRun()
+    changes = [{"k": 24}, {"seed": 1}, {"engine": "reference"}, {"learning_rate": 0.011}, {"k_start": None}]
+    ids = {replace(base, train=replace(base.train, **change)).run_id for change in changes}
+    assert len(ids | {base.run_id}) == len(changes) + 1
+
+
+def test_paper_profile_has_the_settings_of_section_4_2() -> None:
+    train = load_plan("paper").experiment("filters").filters[0].train
+    assert (train.weight_std, train.momentum, train.learning_rate, train.epochs) == (0.01, 0.9, 0.01, 5000)
+    assert (train.units, train.k, train.bias_init, train.activation) == (1000, 70, "zeros", "linear")
+
+
+def rows(seeds: int | None = None) -> tuple[Row, ...]:
+    return load_plan("quick", seeds).experiment("features").rows
+
+
+def test_seeds_multiply_the_rows_with_an_encoder_only() -> None:
+    assert {len(row.runs) for row in rows(3) if row.method != "Raw pixels"} == {3}
+    assert {len(row.runs) for row in rows(3) if row.method == "Raw pixels"} == {1}
+    assert [row.runs[0] for row in rows(3)] == [row.runs[0] for row in rows(1)]
+
+
+def test_encoders_come_before_their_readouts() -> None:
+    runs = list(load_plan("quick", 2).experiment("features").runs())
+    for place, run in enumerate(runs):
+        if isinstance(run, ReadoutRun) and run.encoder is not None:
+            assert run.encoder in runs[:place]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("k: 70", "k: 7000", r"k = 7000 is not possible with 1000 hidden units"),
+        ("k: 70", "kk: 70", "TrainConfig has no field 'kk'"),
+        ("epochs: 40}", "epochs: 0}", "epochs = 0 is not possible"),
+        ("alphas: [1, 3]", "alphas: [0.5]", "each at least 1"),
+    ],
+)
+def test_a_wrong_plan_is_refused_in_one_sentence(tmp_path: Path, old: str, new: str, message: str) -> None:
+    text = default_path().read_text(encoding="utf-8")
+    assert old in text
+    path = tmp_path / "experiments.yaml"
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(PlanError, match=message):
+        for profile in ("smoke", "quick"):
+            load_plan(profile, path=path)
+
+
+def test_unknown_names_are_refused_with_those_there_are() -> None:
+    with pytest.raises(PlanError, match="choose one of smoke, quick, paper"):
+        load_plan("tiny")
+    with pytest.raises(PlanError, match="choose one of filters, features"):
+        load_plan("quick").experiment("filter")
+    with pytest.raises(PlanError, match="--list"):
+        load_plan("quick").run("train-k25")
+    with pytest.raises(PlanError, match="at least 1"):
+        load_plan("quick", 0)
+    with pytest.raises(PlanError, match="writes version 1"):
+        from_json({**to_json(TrainRun(train=TrainConfig())), "version": 0})

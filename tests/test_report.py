@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+
+from ksae_lib.plan import ReadoutRun
+from ksae_lib.report import error_table, save_figure, stale, write_tables
+from ksae_lib.report.figures import filter_mosaic
+from ksae_lib.report.readme import filled
+from ksae_lib.report.tables import COLUMNS, interval, readable, verdict
+from ksae_lib.study import Study
+
+TRIALS = pd.DataFrame({"alpha": [1.0], "l2": [0.1]})
+
+
+def store_errors(study: Study, errors: dict[str, list[float]]) -> None:
+    """Put readouts with made-up errors in the store, one a seed, for the rows of the given variants."""
+    wide = Study(study.plan.profile, study.folder.parent, seeds=5)
+    for row in wide.plan.experiment("features").rows:
+        for run, error in zip(row.runs, errors.get(row.variant, []), strict=False):
+            metrics = {
+                "test_error": error, "validation_error": error + 0.1, "test_images": 10_000,
+                "selected": {"alpha": 3.0, "l2": 3e-05} if isinstance(run, ReadoutRun) and run.encoder else {"l2": 1e-4},
+            }  # fmt: skip
+            study.store.save(run, metrics, TRIALS)
+
+
+def test_interval_of_one_run_is_the_binomial_one() -> None:
+    low, high = interval([1.35], 10_000)
+    assert (high - low) / 2 == pytest.approx(1.959964 * math.sqrt(1.35 * 98.65 / 10_000))
+
+
+def test_interval_adds_seed_spread_and_sampling_in_quadrature() -> None:
+    errors = [1.0, 2.0, 3.0]
+    seeds = 4.302653 * 1.0 / math.sqrt(3)
+    sampling = 1.959964 * math.sqrt(2 * 98 / 10_000)
+    low, high = interval(errors, 10_000)
+    assert (low, high) == (
+        pytest.approx(max(0, 2 - math.hypot(seeds, sampling))),
+        pytest.approx(2 + math.hypot(seeds, sampling)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("paper", "low", "high", "n", "seedless", "said"),
+    [
+        (1.35, 1.2, 1.5, 3, False, "validated"),
+        (1.35, 1.4, 1.5, 3, False, "contradicted"),
+        (1.35, 1.2, 1.3, 5, False, "contradicted"),
+        (1.35, 1.2, 1.5, 2, False, "inconclusive"),
+        (7.2, 7.0, 7.4, 1, True, "validated"),
+        (None, 1.2, 1.5, 5, False, "not tested"),
+        (1.35, math.nan, math.nan, 0, False, "not tested"),
+    ],
+)
+def test_verdict_follows_the_rule(
+    paper: float | None, low: float, high: float, n: int, seedless: bool, said: str
+) -> None:
+    assert verdict(paper, low, high, n, seedless) == said
+
+
+def test_table_1_keeps_its_contract_and_counts_the_stored_seeds(tmp_path: Path) -> None:
+    study = Study("quick", tmp_path)
+    store_errors(study, {"k=25, zeros": [1.8, 1.9, 1.7], "k=25, centered": [1.4], "": [7.5]})
+    table = error_table(study, 1).set_index("variant")
+    assert ["table", "dataset", "method", *table.columns[3:]] == [c for c in COLUMNS if c != "variant"]
+    three, one, none, pixels = (table.loc[v] for v in ("k=25, zeros", "k=25, centered", "k=10, zeros", ""))
+    assert (three["error_mean"], three["n_seeds"], three["paper_error"]) == (1.8, 3, 1.35)
+    assert (three["val_error_mean"], json.loads(three["selected"])["alpha"]) == (1.9, 3)
+    assert len(three["run_ids"].split()) == 3
+    assert (one["n_seeds"], one["verdict"]) == (1, "inconclusive")
+    assert (none["n_seeds"], none["verdict"], none["paper_error"]) == (0, "not tested", 2.1)
+    assert (pixels["paper_error"], pixels["verdict"]) == (7.2, "validated")
+    assert set(table["source"]) == {"replicated"}
+    assert readable(error_table(study, 1))["Ours"].tolist().count("–") == 4
+
+
+def test_tables_are_stale_until_written_and_after_a_new_run(tmp_path: Path) -> None:
+    study = Study("quick", tmp_path)
+    store_errors(study, {"k=25, zeros": [1.8]})
+    assert any("table1.csv" in line for line in stale(study))
+    files = write_tables(study)
+    assert {path.suffix for path in files} == {".csv", ".md", ".tex"}
+    assert not any("table1" in line for line in stale(study))
+    store_errors(study, {"k=10, zeros": [2.5]})
+    assert sum("table1" in line for line in stale(study)) == 3
+
+
+def test_notebooks_executed_from_another_version_are_stale(tmp_path: Path) -> None:
+    study = Study("smoke", tmp_path)
+    source = Path("notebooks/01_sparsity_sweep_filters.ipynb")
+    notebook = json.loads((Path(__file__).parents[1] / source).read_text(encoding="utf-8"))
+    output = {"output_type": "stream", "name": "stdout", "text": ["notebook complete\n"]}
+    notebook["cells"][-1]["outputs"] = [output]
+    executed = study.notebooks / source.name
+    executed.parent.mkdir(parents=True)
+
+    def faults() -> list[str]:
+        executed.write_text(json.dumps(notebook), encoding="utf-8")
+        return [line for line in stale(study) if "01_" in line]
+
+    assert faults() == []
+    notebook["cells"][-1]["outputs"] = []
+    assert "did not run to its end" in faults()[0]
+    notebook["cells"][-1]["outputs"] = [output, {"output_type": "error"}]
+    assert "holds an error" in faults()[0]
+    notebook["cells"][0]["source"] = ["something else"]
+    assert "another version" in faults()[0]
+
+
+def test_readme_blocks_are_replaced_between_their_markers_only() -> None:
+    text = "a\n<!-- t:begin -->\nold\n<!-- t:end -->\nb\n"
+    assert filled(text, {"t": "new\n"}) == "a\n<!-- t:begin -->\nnew\n<!-- t:end -->\nb\n"
+    with pytest.raises(ValueError, match="no markers"):
+        filled("no markers", {"t": "new"})
+
+
+def test_mosaic_places_filters_row_by_row_and_keeps_their_sign() -> None:
+    filters = np.array([[1.0, 0, 0, 0], [0, -4.0, 2.0, 0], [0.0, 0, 0, 5.0]])
+    mosaic = filter_mosaic(filters, (2, 2), rows=2, columns=2)
+    assert mosaic.shape == (5, 5)
+    assert np.array_equal(mosaic[:2, :2], [[1, 0], [0, 0]])
+    assert np.array_equal(mosaic[:2, 3:], [[0, -1], [0.5, 0]])
+    assert np.array_equal(mosaic[3:, :2], [[0, 0], [0, 1]])
+    assert np.isnan(mosaic[3:, 3:]).all()
+
+
+def test_the_same_figure_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        figure, axis = plt.subplots()
+        axis.plot([1, 2, 3])
+        save_figure(figure, tmp_path, name)
+        plt.close(figure)
+    for suffix in (".png", ".svg"):
+        assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
