@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -15,8 +16,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from ksae_lib.engines import TrainConfig, new_model, train
+from ksae_lib.engines.training import EngineName
 from ksae_lib.metrics import fraction_of_variance_unexplained
-from ksae_lib.model import CodeMode, KSparseAutoencoder
+from ksae_lib.model import Activation, BiasInit, KSparseAutoencoder
 
 _CHUNK = 1_000
 # The largest second moment in any direction of MNIST’s training images, for which the paper’s learning rate is stable.
@@ -92,10 +94,10 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         learning_rate: float = 0.01,
         momentum: float = 0.9,
         weight_std: float = 0.01,
-        bias_init: str = "centered",
-        activation: str = "linear",
+        bias_init: BiasInit = "centered",
+        activation: Activation = "linear",
         scale: float | str = "auto",
-        engine: str = "cpu",
+        engine: EngineName = "cpu",
         sparse_output: bool = False,
         verbose: bool = False,
         random_state: int | np.random.RandomState | None = None,
@@ -126,6 +128,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             DivergenceError: the loss became infinite; lower ``learning_rate``.
         """
         x = self._start(X)
+        self.model_: KSparseAutoencoder
         self.model_, self.history_ = train(x, self._config, progress=self.verbose, model=self.model_)
         self.n_iter_ = len(self.history_)
         return self
@@ -143,9 +146,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         else:
             x = self._start(X)
             self.history_, self.n_iter_ = pd.DataFrame(), 0
-        config = TrainConfig(
-            **{**self._config.__dict__, "epochs": 1, "k_start": None, "seed": self._seed + self.n_iter_}
-        )
+        config = replace(self._config, epochs=1, k_start=None, seed=self._seed + self.n_iter_)
         self.model_, history = train(x, config, progress=self.verbose, model=self.model_)
         self.history_ = pd.concat([self.history_, history.assign(epoch=self.n_iter_)], ignore_index=True)
         self.n_iter_ += 1
@@ -157,9 +158,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         x = self._scaled(X)
         blocks = []
         for start in range(0, len(x), _CHUNK):
-            codes = self.model_.encode(
-                torch.from_numpy(x[start : start + _CHUNK]), CodeMode(self.code_mode), self.alpha
-            )
+            codes = self.model_.encode(torch.from_numpy(x[start : start + _CHUNK]), self.code_mode, self.alpha)
             blocks.append(sparse.csr_array(codes.numpy()) if self.sparse_output else codes.numpy())
         return sparse.csr_array(sparse.vstack(blocks)) if self.sparse_output else np.concatenate(blocks)
 
@@ -171,7 +170,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         return (product + self.model_.visible_bias.detach().numpy()) / np.float32(self.scale_)
 
     def score(self, X: Any, y: Any = None) -> float:  # noqa: N803
-        """Explained variance 1 − FVU of the reconstructions from ``transform``'s codes; higher is better, 1 is perfect."""
+        """Explained variance 1 − FVU of the reconstructions from ``transform``'s codes; 1 is perfect."""
         check_is_fitted(self, "model_")
         reconstruction = self.inverse_transform(self.transform(X))
         return 1 - fraction_of_variance_unexplained(self._validated(X, reset=False), reconstruction)
@@ -195,14 +194,14 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         x = self._validated(X, reset=True)
         self.scale_ = _stable_scale(x) if self.scale == "auto" else float(self.scale)
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 2**16))
-        k_start = min(100, self.units) if self.k_start == "auto" else self.k_start
+        k_start = min(100, self.units) if isinstance(self.k_start, str) else self.k_start
         self._config = TrainConfig(
             units=self.units, k=self.k, k_start=k_start, epochs=self.epochs, batch_size=self.batch_size,
             learning_rate=self.learning_rate, momentum=self.momentum, weight_std=self.weight_std,
             bias_init=self.bias_init, activation=self.activation, engine=self.engine, seed=self._seed,
         )  # fmt: skip
         scaled = _multiplied(x, self.scale_)
-        self.model_: KSparseAutoencoder = new_model(self._config, scaled)
+        self.model_ = new_model(self._config, scaled)
         self.model_.alpha_k(self.alpha)
         return scaled
 

@@ -184,8 +184,8 @@ class KSparseAutoencoder(nn.Module):
         Raises:
             ValueError: α < 1 or αk > units.
         """
-        if not alpha >= 1:
-            raise ValueError(f"alpha = {alpha} is not possible: the paper's α is at least 1.")
+        if not 1 <= alpha < float("inf"):
+            raise ValueError(f"alpha = {alpha} is not possible: the paper's α is a number, at least 1.")
         return check_k(round(alpha * self.k), self.units, f"alpha·k (alpha = {alpha:g}, k = {self.k})")
 
     @torch.no_grad()

@@ -23,6 +23,7 @@ def sparsity(epoch: int, epochs: int, k: int, k_start: int | None, ramp: float =
     Raises:
         ValueError: epoch or ramp out of range.
     """
+    _check_epoch(epoch, epochs)
     if not 0 <= ramp <= 1:
         raise ValueError(f"ramp = {ramp} is not a part of the run: choose a number from 0 to 1.")
     if k_start is None or k_start <= k:
@@ -43,8 +44,12 @@ def linear_by_epoch(epoch: int, epochs: int, start: float, end: float | None) ->
     Raises:
         ValueError: epoch out of range.
     """
-    if not 0 <= epoch < epochs:
-        raise ValueError(f"epoch = {epoch} is not one of the {epochs} epochs, which count from 0.")
+    _check_epoch(epoch, epochs)
     if end is None or epochs == 1:
         return start
     return linear(epoch / (epochs - 1), start, end)
+
+
+def _check_epoch(epoch: int, epochs: int) -> None:
+    if not 0 <= epoch < epochs:
+        raise ValueError(f"epoch = {epoch} is not one of the {epochs} epochs, which count from 0.")

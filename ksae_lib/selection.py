@@ -21,7 +21,7 @@ def check_k(k: int, units: int, name: str = "k") -> int:
     Raises:
         ValueError: if it is not; the sentence names ``name``, its value and the number of units.
     """
-    if int(k) != k or not 1 <= k <= units:
+    if not 1 <= k <= units or int(k) != k:
         raise ValueError(
             f"{name} = {k} is not possible with {units} hidden units: choose a whole number from 1 to {units}."
         )
@@ -69,7 +69,7 @@ def _kth_largest_by_bisection(z: Tensor, k: int) -> Tensor:
     """
     low, high = z.amin(-1, keepdim=True), z.amax(-1, keepdim=True)
     while True:
-        middle = low + (high - low) / 2
+        middle = low / 2 + high / 2
         inside = (middle > low) & (middle < high)
         if not bool(inside.any()):
             break

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from ksae_lib.plan import ReadoutRun
 from ksae_lib.report import error_table, save_figure, stale, write_tables
 from ksae_lib.report.figures import filter_mosaic
 from ksae_lib.report.readme import filled
@@ -26,7 +25,7 @@ def store_errors(study: Study, errors: dict[str, list[float]]) -> None:
         for run, error in zip(row.runs, errors.get(row.variant, []), strict=False):
             metrics = {
                 "test_error": error, "validation_error": error + 0.1, "test_images": 10_000,
-                "selected": {"alpha": 3.0, "l2": 3e-05} if isinstance(run, ReadoutRun) and run.encoder else {"l2": 1e-4},
+                "selected": {"alpha": 3.0, "l2": 3e-05} if run.encoder else {"l2": 1e-4},
             }  # fmt: skip
             study.store.save(run, metrics, TRIALS)
 

@@ -212,7 +212,7 @@ def test_a_checkpoint_of_another_config_is_refused(tmp_path: Path, changes: dict
     checkpoint = tmp_path / "run.ckpt"
     train(pattern(), config(), checkpoint=checkpoint)
     before = checkpoint.read_bytes()
-    with pytest.raises(ValueError, match=r"run\.ckpt belongs to another run: name another file or delete it"):
+    with pytest.raises(ValueError, match=r"run\.ckpt is not a checkpoint of this run: name another file or delete it"):
         train(pattern(), config(**changes), checkpoint=checkpoint)
     assert checkpoint.read_bytes() == before
 
@@ -221,7 +221,7 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
     checkpoint, other = tmp_path / "run.ckpt", pattern()
     train(pattern(), config(), checkpoint=checkpoint)
     other[5, 5] += 0.5
-    with pytest.raises(ValueError, match="belongs to another run"):
+    with pytest.raises(ValueError, match="is not a checkpoint of this run"):
         train(other, config(), checkpoint=checkpoint)
 
 

@@ -83,20 +83,23 @@ def _verified(root: Path) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarr
             )
     parts = []
     digest = hashlib.sha256()
+    altered = DataError(
+        f"An unpacked file in {raw} was altered: delete the files there that do not end in .gz, "
+        "they are unpacked again from the verified archives."
+    )
     for train in (True, False):
         try:
             part = MNIST(str(root), train=train, download=True)
-        except (OSError, RuntimeError) as error:
+        except OSError as error:
             raise DataError(
                 f"{raw} cannot be unpacked ({error}): free disk space or make the folder writable."
             ) from error
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise altered from error
         images, labels = part.data.numpy(), part.targets.numpy()
         digest.update(images.tobytes())
         digest.update(labels.astype(np.uint8).tobytes())
         parts.append((images, labels))
     if digest.hexdigest() != SHA256:
-        raise DataError(
-            f"An unpacked file in {raw} was altered: delete the files there that do not end in .gz, "
-            "they are unpacked again from the verified archives."
-        )
+        raise altered
     return parts[0], parts[1], digest.hexdigest()

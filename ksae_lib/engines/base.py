@@ -17,7 +17,7 @@ class EpochResult(NamedTuple):
     loss: float
     """E averaged over the epoch's examples, each measured just before its batch's update."""
     uses: np.ndarray
-    """How often each unit was kept (shape: [units])."""
+    """How often each unit's code was not zero (shape: [units])."""
 
 
 class Engine(ABC):

@@ -27,6 +27,14 @@ def _dot(a, b):
 
 
 @nb.njit(fastmath=_FAST)
+def _zero_or_nan(z):
+    total = z[0] * 0
+    for i in range(z.size):
+        total += z[i] * 0
+    return total
+
+
+@nb.njit(fastmath=_FAST)
 def select(z, k, support):
     """Write the indices of the k largest values of ``z`` to ``support``, ascending; of equal values the first.
 
@@ -41,7 +49,7 @@ def select(z, k, support):
     cut = low
     above = np.int32(0)
     while True:
-        middle = low + (high - low) / 2
+        middle = low / 2 + high / 2
         if not (low < middle < high):
             at_least_high = np.int32(0)
             for i in range(z.size):
@@ -160,7 +168,8 @@ def forward_backward(
             c0, w0 = code[e, j], weight[kept[j]]
             for i in range(inputs):
                 r[i] += c0 * w0[i]
-        error[e] = _dot(r, r)
+        # A unit of NaN is never kept, so the residual alone would not show it.
+        error[e] = _dot(r, r) + _zero_or_nan(z[e])
         for i in range(inputs):
             r[i] *= scale
         for j in range(k):
@@ -198,7 +207,7 @@ def update(
     """V ← m v - η ∇E and parameter ← parameter + v, unit by unit with no gradient of W in memory (section 4.2.2).
 
     A unit's gradient is Σ over its pairs of code · residual (decoder path) + code_grad · x (encoder path).
-    ``uses`` counts how often each unit was kept.
+    ``uses`` counts how often each unit had a code that is not zero.
     """
     units, inputs = weight.shape
     for task in nb.prange((units + _UNITS_PER_TASK - 1) // _UNITS_PER_TASK):
@@ -211,7 +220,6 @@ def update(
                     v[i] = momentum * v[i]
                     w[i] += v[i]
             else:
-                uses[u] += first[u + 1] - first[u]
                 for i in range(inputs):
                     gradient[i] = 0
                 for q in range(first[u], first[u + 1]):
@@ -220,6 +228,7 @@ def update(
                     c, d = code[e, j], code_grad[e, j]
                     r, xe = residual[e], x[rows[e]]
                     bias_gradient += d
+                    uses[u] += c != 0
                     for i in range(inputs):
                         gradient[i] += c * r[i] + d * xe[i]
                 for i in range(inputs):

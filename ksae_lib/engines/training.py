@@ -70,12 +70,18 @@ class TrainConfig:
         check_k(self.k, self.units)
         if self.k_start is not None:
             check_k(self.k_start, self.units, "k_start")
-        for name in ("learning_rate", "weight_std"):
+        for name in ("learning_rate", "learning_rate_end", "weight_std"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
+            if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} = {value} is not possible: it must be a positive number.")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum = {self.momentum} is not possible: choose a number from 0 to below 1.")
+        for name in ("momentum", "momentum_end"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"{name} = {value} is not possible: choose a number from 0 to below 1.")
+        if not 0 <= self.k_ramp <= 1:
+            raise ValueError(f"k_ramp = {self.k_ramp} is not a part of the run: choose a number from 0 to 1.")
+        if self.seed < 0:
+            raise ValueError(f"seed = {self.seed} is not possible: choose a whole number from 0.")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} = {getattr(self, name)!r} is unknown: choose one of {', '.join(choices)}.")
@@ -139,6 +145,8 @@ def train(
         ValueError: wrong shape, NaN, or a checkpoint of another run.
         TypeError: not float32.
     """
+    if x.ndim != 2 or len(x) == 0:
+        raise ValueError(f"Examples have shape {x.shape}: there are no examples, or not one row for each.")
     model = new_model(config, x) if model is None else model
     _check_examples(model, x)
     engine = make_engine(model, x, config)
@@ -154,7 +162,7 @@ def train(
             momentum = schedule.linear_by_epoch(epoch, config.epochs, config.momentum, config.momentum_end)
             order = np.random.default_rng([config.seed, epoch]).permutation(len(x))
             result = engine.run_epoch(order, k, rate, momentum)
-            if not math.isfinite(result.loss):
+            if not (math.isfinite(result.loss) and all(bool(p.isfinite().all()) for p in model.parameters())):
                 raise DivergenceError(_advice(epoch, rate, k, result.loss, checkpoint, saved_epochs))
             live = int(np.count_nonzero(result.uses))
             rows.append(
@@ -177,17 +185,15 @@ def train(
 
 def _check_examples(model: KSparseAutoencoder, x: np.ndarray) -> None:
     step = 10_000
-    for start in range(0, max(len(x), 1), step):
+    for start in range(0, len(x), step):
         model.check_input(torch.from_numpy(np.array(x[start : start + step])))
-    if len(x) == 0:
-        raise ValueError("There are no examples to train on.")
 
 
 def _advice(epoch: int, rate: float, k: int, loss: float, checkpoint: Path | None, saved_epochs: int) -> str:
-    kept = f" The checkpoint after epoch {saved_epochs} is kept: {checkpoint}." if checkpoint and saved_epochs else ""
+    kept = f" The checkpoint after {saved_epochs} epochs is kept: {checkpoint}." if checkpoint and saved_epochs else ""
     return (
-        f"Training diverged: the loss became {loss} in epoch {epoch} (counted from 0) at learning rate {rate:g} with "
-        f"k = {k}. Lower the learning rate or start the schedule from a smaller k: with MNIST at the paper's "
+        f"Training diverged: the loss or a weight stopped being finite (loss {loss:.3g}) in epoch {epoch} (counted "
+        f"from 0) at learning rate {rate:g} with k = {k}. Lower the learning rate or start the schedule from a smaller k: with MNIST at the paper's "
         f"settings, rate 0.03 diverges at any k, and k_start = 500 diverges at rate 0.01.{kept}"
     )
 
@@ -215,9 +221,9 @@ class _Checkpoint:
             return []
         try:
             with safe_open(self.path, framework="pt") as file:
-                metadata = file.metadata()
-                if metadata["run"] != self.run:
-                    raise ValueError(f"{self.path} belongs to another run: name another file or delete it.")
+                metadata = file.metadata() or {}
+                if metadata.get("run") != self.run:
+                    raise ValueError(f"{self.path} is not a checkpoint of this run: name another file or delete it.")
                 for name, tensor in self._state().items():
                     tensor.copy_(file.get_tensor(name))
         except SafetensorError as error:
