@@ -193,8 +193,9 @@ def _advice(epoch: int, rate: float, k: int, loss: float, checkpoint: Path | Non
     kept = f" The checkpoint after {saved_epochs} epochs is kept: {checkpoint}." if checkpoint and saved_epochs else ""
     return (
         f"Training diverged: the loss or a weight stopped being finite (loss {loss:.3g}) in epoch {epoch} (counted "
-        f"from 0) at learning rate {rate:g} with k = {k}. Lower the learning rate or start the schedule from a smaller k: with MNIST at the paper's "
-        f"settings, rate 0.03 diverges at any k, and k_start = 500 diverges at rate 0.01.{kept}"
+        f"from 0) at learning rate {rate:g} with k = {k}. Lower the learning rate or start the schedule from a "
+        "smaller k: with MNIST at the paper's settings, rate 0.03 diverges at any k, and k_start = 500 diverges at "
+        f"rate 0.01.{kept}"
     )
 
 
