@@ -13,8 +13,12 @@ PROFILE ?= quick
 reproduce: $(READY)
 	$(BIN)/ksae reproduce --profile $(PROFILE)
 
-test: lint fresh citation $(READY)
+test: lint fresh citation notebooks $(READY)
 	$(BIN)/python -m pytest
+
+# The committed executed notebooks, executed again at smoke size into an empty folder, must say the same.
+notebooks: $(READY)
+	results=$$(mktemp -d) && KSAE_RESULTS=$$results $(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 results/smoke/notebooks; status=$$?; rm -rf "$$results"; exit $$status
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks

@@ -18,11 +18,10 @@ RESULTS = Path(config["results"]) if config.get("results") else None
 STUDY = Study(PROFILE, RESULTS, SEEDS)
 EXPERIMENTS = selected(STUDY.plan, config.get("only"))
 RUNS = {run.run_id: run for experiment in EXPERIMENTS for run in experiment.runs()}
-FIRST = {run.run_id for experiment in EXPERIMENTS for run in experiment.filters}
 TRAIN = [name for name, run in RUNS.items() if isinstance(run, TrainRun)]
 READOUT = [name for name in RUNS if name not in TRAIN]
 NOTEBOOKS = {e.notebook: e for e in EXPERIMENTS if e.notebook}
-KSAE = f"python -m ksae_lib.cli"
+KSAE = "python -m ksae_lib.cli"
 WHERE = f"--profile {PROFILE} --seeds {STUDY.plan.seeds} --results {STUDY.folder.parent}"
 RESUME = "--resume" if config.get("resume", True) else "--no-resume"
 
@@ -36,9 +35,10 @@ localrules:
     everything,
 
 
+# Every stamp is asked for by name: a missing one that only other steps read would not be made again.
 rule everything:
     input:
-        stamp(STUDY, "report"),
+        [stamp(STUDY, name) for name in [*RUNS, *NOTEBOOKS, "report"]],
 
 
 rule train:
@@ -78,8 +78,7 @@ rule notebook:
 
 rule report:
     input:
-        [stamp(STUDY, name) for name in NOTEBOOKS],
-        [stamp(STUDY, name) for name in RUNS],
+        [stamp(STUDY, name) for name in [*RUNS, *NOTEBOOKS]],
     output:
         stamp(STUDY, "report"),
     params:

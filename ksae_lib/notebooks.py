@@ -43,7 +43,7 @@ def execute_notebook(source: Path, output: Path, parameters: dict[str, Any]) -> 
         try:
             executed = papermill.execute_notebook(
                 source, None, parameters, kernel_name="python3", progress_bar=False, cwd=project_root(),
-                iopub_timeout=120, config=sockets,
+                start_timeout=300, iopub_timeout=120, config=sockets,
             )  # fmt: skip
         except PapermillExecutionError as error:
             raise NotebookError(

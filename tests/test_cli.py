@@ -143,7 +143,7 @@ def reproduce(results: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def test_reproduce_goes_on_after_ctrl_c_does_nothing_when_done_and_remakes_what_is_deleted(tmp_path: Path) -> None:
     study = Study("smoke", tmp_path)
-    first = reproduce(tmp_path)
+    first = reproduce(tmp_path, "--jobs", "1")
     assert first.stdout is not None
     assert any("Finished jobid" in line for line in first.stdout)
     os.killpg(first.pid, signal.SIGINT)

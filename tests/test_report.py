@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
+from ksae_lib import TrainConfig
+from ksae_lib.plan import DataConfig, ReadoutRun, TrainRun
 from ksae_lib.report import error_table, save_figure, stale, write_tables
 from ksae_lib.report.figures import filter_mosaic
 from ksae_lib.report.readme import filled
@@ -46,22 +48,33 @@ def test_interval_adds_seed_spread_and_sampling_in_quadrature() -> None:
     )
 
 
+def readouts(seeds: int, epochs: int = 5000, **data: int) -> list[ReadoutRun]:
+    part = DataConfig(**data)
+    return [
+        ReadoutRun(data=part, encoder=TrainRun(data=part, train=TrainConfig(epochs=epochs, seed=seed)))
+        for seed in range(seeds)
+    ]
+
+
 @pytest.mark.parametrize(
-    ("paper", "low", "high", "n", "seedless", "said"),
+    ("paper", "low", "high", "runs", "said"),
     [
-        (1.35, 1.2, 1.5, 3, False, "validated"),
-        (1.35, 1.4, 1.5, 3, False, "contradicted"),
-        (1.35, 1.2, 1.3, 5, False, "contradicted"),
-        (1.35, 1.2, 1.5, 2, False, "inconclusive"),
-        (7.2, 7.0, 7.4, 1, True, "validated"),
-        (None, 1.2, 1.5, 5, False, "not tested"),
-        (1.35, math.nan, math.nan, 0, False, "not tested"),
+        (1.35, 1.2, 1.5, readouts(3), "validated"),
+        (1.35, 1.4, 1.5, readouts(3), "contradicted"),
+        (1.35, 1.2, 1.3, readouts(5), "contradicted"),
+        (1.35, 1.2, 1.5, readouts(2), "inconclusive"),
+        (1.35, 1.4, 1.5, readouts(3, epochs=40), "inconclusive"),
+        (1.35, 1.2, 1.5, readouts(3, train_size=2000), "not tested"),
+        (7.2, 7.0, 7.4, [ReadoutRun()], "validated"),
+        (7.2, 7.3, 7.4, [ReadoutRun()], "contradicted"),
+        (None, 1.2, 1.5, readouts(5), "not tested"),
+        (1.35, math.nan, math.nan, [], "not tested"),
     ],
 )
 def test_verdict_follows_the_rule(
-    paper: float | None, low: float, high: float, n: int, seedless: bool, said: str
+    paper: float | None, low: float, high: float, runs: list[ReadoutRun], said: str
 ) -> None:
-    assert verdict(paper, low, high, n, seedless) == said
+    assert verdict(paper, low, high, runs) == said
 
 
 def test_table_1_keeps_its_contract_and_counts_the_stored_seeds(tmp_path: Path) -> None:

@@ -196,10 +196,12 @@ def test_a_killed_run_resumes_to_the_same_end(tmp_path: Path) -> None:
     settings = config(engine="reference", epochs=20)
     process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), repr(vars(settings))])
     deadline = time.monotonic() + 300
-    while not checkpoint.exists():
-        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    try:
+        while not checkpoint.exists():
+            assert process.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
+            time.sleep(0.01)
+    finally:
+        process.kill()
     assert process.wait(60) == -signal.SIGKILL
     assert 0 < epochs_saved(checkpoint) < 20
     assert_same_run(train(pattern(), settings, checkpoint=checkpoint), train(pattern(), settings))

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from ksae_lib.engines import TrainConfig
 from ksae_lib.files import write_text
+from ksae_lib.plan import DataConfig, ReadoutRun
 from ksae_lib.runs import StoredRun
 from ksae_lib.study import Study, project_root
 
@@ -26,7 +29,8 @@ _FEWEST_SEEDS = 3
 INTERVAL_NOTE = (
     "Errors in percent on the test set. Intervals are 95%: the spread over seeds (Student t) and the binomial "
     "sampling error of the test set, added in quadrature. Verdict on the paper's figure: validated if it lies in "
-    "the interval, contradicted if not, inconclusive with fewer than 3 seeds."
+    "the interval, contradicted if not; inconclusive with fewer than 3 seeds or fewer epochs than the paper's 5000; "
+    "not tested without a figure or on part of the data."
 )
 
 
@@ -49,11 +53,18 @@ def interval(errors: list[float], test_images: int) -> tuple[float, float]:
     return max(0.0, mean - half), min(100.0, mean + half)
 
 
-def verdict(paper: float | None, low: float, high: float, n_seeds: int, seedless: bool) -> str:
-    """Verdict on the paper's figure, by the rule in ``INTERVAL_NOTE``; without a figure ``not tested``."""
-    if paper is None or n_seeds == 0:
+def verdict(paper: float | None, low: float, high: float, runs: Sequence[ReadoutRun]) -> str:
+    """Verdict on the paper's figure, by the rule in ``INTERVAL_NOTE``.
+
+    Args:
+        paper: its figure, or None.
+        low, high: our interval.
+        runs: what the interval is from.
+    """
+    if paper is None or not runs or runs[0].data != DataConfig(split_seed=runs[0].data.split_seed):
         return "not tested"
-    if n_seeds < _FEWEST_SEEDS and not seedless:
+    encoder = runs[0].encoder
+    if encoder is not None and (len(runs) < _FEWEST_SEEDS or encoder.train.epochs < TrainConfig.epochs):
         return "inconclusive"
     return "validated" if low <= paper <= high else "contradicted"
 
@@ -68,7 +79,6 @@ def error_table(study: Study, table: int) -> pd.DataFrame:
         known = paper[(paper["table"] == table) & (paper["dataset"] == dataset) & (paper["method"] == row.method)]
         known = known[known["variant"].fillna("") == (k.group() if k else row.variant)]
         figure = float(known["error_percent"].iloc[0]) if len(known) else None
-        seedless = row.runs[0].encoder is None
         summary = _summary(runs)
         low, high = summary["error_ci_low"], summary["error_ci_high"]
         records.append(
@@ -79,7 +89,7 @@ def error_table(study: Study, table: int) -> pd.DataFrame:
                 "variant": row.variant,
                 "paper_error": figure,
                 **summary,
-                "verdict": verdict(figure, low, high, len(runs), seedless),
+                "verdict": verdict(figure, low, high, row.runs[: len(runs)]),
                 "source": "replicated",
             }
         )
