@@ -120,7 +120,7 @@ def epoch_curve(curve: list[tuple[ReadoutRun, StoredRun]], paper_error: float) -
     figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
     by_start: dict[str, list[tuple[int, float]]] = {}
     for run, stored in curve:
-        if run.encoder is not None:
+        if run.encoder is not None and run.encoder.train.support_dtype == "float32":
             point = (run.encoder.train.epochs, stored.metrics["test_error"])
             by_start.setdefault(run.encoder.train.bias_init, []).append(point)
     for name, points in by_start.items():

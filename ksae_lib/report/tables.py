@@ -118,7 +118,7 @@ def _summary(runs: list[StoredRun]) -> dict[str, Any]:
 
 
 def epoch_table(study: Study) -> pd.DataFrame:
-    """Error against length of training: k, bias_init, epochs, test_error, val_error, live_units, fvu, hours."""
+    """Error against length of training, a row a run; live units of all training images, FVU of validation images."""
     records = []
     for run, readout in study.curve():
         assert run.encoder is not None
@@ -128,6 +128,7 @@ def epoch_table(study: Study) -> pd.DataFrame:
             {
                 "k": t.k,
                 "bias_init": t.bias_init,
+                "support": t.support_dtype,
                 "epochs": t.epochs,
                 "test_error": round(readout.metrics["test_error"], 2),
                 "val_error": round(readout.metrics["validation_error"], 2),
