@@ -13,9 +13,9 @@ update without gradients. The cpu engine leaves out the zero pixels, so it can g
 floor counts the others only.
 
 Torch's threads (reference) and numba's (cpu) live in one process here. Threads that have just finished
-can spin for a while in case more work comes, hence the pause before each slice. Alone in a process, the
-cpu engine took 1% less at k = 25 and 4% less at k = 100 (2 cores of an AMD EPYC), so what is left of this
-counts against the cpu engine in the ratio.
+can spin for a while in case more work comes, hence the pause before each slice. Alone in its process (2
+cores of an AMD EPYC) the cpu engine took 1% less at k = 25 and 4% less at k = 100, no more than its rounds
+here differ among themselves; the reference engine alone has not been compared on a quiet machine.
 """
 
 from __future__ import annotations

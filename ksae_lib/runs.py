@@ -130,6 +130,7 @@ class RunStore:
             if model is not None:
                 save_file({name: t.contiguous() for name, t in model.state_dict().items()}, new / "weights.safetensors")
             for path in new.iterdir():
+                path.chmod(0o644)
                 sync_file(path)
             if folder.exists():
                 folder.rename(self._replaced(folder))

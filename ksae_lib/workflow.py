@@ -74,6 +74,12 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def _first_figure(study: Study, only: str | None) -> str | None:
+    """The stamp of the first notebook: a reader who waits wants to see something soon."""
+    notebooks = [e.notebook for e in selected(study.plan, only) if e.notebook]
+    return stamp(study, notebooks[0]) if notebooks else None
+
+
 @contextmanager
 def _only_one(study: Study) -> Iterator[None]:
     path = study.folder / ".state" / "lock"
@@ -101,7 +107,6 @@ def run_workflow(study: Study, *, only: str | None, jobs: int, force: bool, resu
     Raises:
         WorkflowError: a step failed, or another workflow is at work on the same profile.
     """
-    selected(study.plan, only)
     settings = {
         "profile": study.plan.profile,
         "seeds": study.plan.seeds,
@@ -113,6 +118,7 @@ def run_workflow(study: Study, *, only: str | None, jobs: int, force: bool, resu
         sys.executable, "-m", "snakemake", "--snakefile", str(project_root() / "Snakefile"),
         "--directory", str(project_root()), "--cores", str(jobs), "--rerun-incomplete", "--nolock",
         "--quiet", "rules", "host", *(["--forceall"] if force else []),
+        *(["--prioritize", first] if (first := _first_figure(study, only)) else []),
         "--config", *(f"{key}={value}" for key, value in settings.items()),
     ]  # fmt: skip
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])

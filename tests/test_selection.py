@@ -90,6 +90,14 @@ def test_hand_computed_supports(z: list[float], k: int, expected: list[int], met
     assert kept_by_kernel(np.array(z, np.float32), k) == expected
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_values_whose_sum_overflows(dtype: str) -> None:
+    z = np.array([0.5, 0.6, 0.9, 1.0, 0.25], dtype) * np.finfo(dtype).max
+    for method in METHODS:
+        assert supp_k(torch.from_numpy(z), 2, method).nonzero().flatten().tolist() == [2, 3]
+    assert kept_by_kernel(z, 2) == [2, 3]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_any_leading_shape_keeps_k_in_each_row(method: SelectionMethod) -> None:
     z = torch.randint(-2, 3, (3, 4, 9), generator=torch.Generator().manual_seed(0)).float()

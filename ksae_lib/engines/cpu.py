@@ -111,7 +111,7 @@ class _SparseInputs:
         group = kernels.PIXEL_GROUP
         self.starts = np.zeros(len(x) + 1, np.int64)
         np.cumsum((counts + group - 1) // group * group, out=self.starts[1:])
-        self.pixels = np.zeros(self.starts[-1], np.int32)
+        self.pixels = np.zeros(self.starts[-1], np.uint32)
         self.values = np.zeros(self.starts[-1], x.dtype)
         for row, start, count in zip(x, self.starts, counts, strict=False):
             pixels = np.flatnonzero(row)

@@ -12,7 +12,7 @@ import numpy as np
 
 # NaN and infinity keep their meaning: divergence shows as a loss that is not finite.
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
-UNIT_BLOCK = 128
+UNIT_BLOCK = 256
 PIXEL_GROUP = 8
 _TILE = 16
 _UNITS_PER_TASK = 16
