@@ -19,7 +19,7 @@ def test_every_planned_run_survives_json_and_has_an_id_of_its_own(profile: str) 
             assert from_json(json.loads(json.dumps(to_json(run)))) == run
             assert plan.run(run.run_id) == run
             assert configs.setdefault(run.run_id, run) == run
-    assert len(configs) > 10
+    assert len(configs) > 8
 
 
 def test_ids_do_not_change_from_one_version_to_the_next() -> None:
@@ -62,7 +62,7 @@ def test_encoders_come_before_their_readouts() -> None:
     [
         ("k: 70", "k: 7000", r"k = 7000 is not possible with 1000 hidden units"),
         ("k: 70", "kk: 70", "TrainConfig has no field 'kk'"),
-        ("epochs: 40}", "epochs: 0}", "epochs = 0 is not possible"),
+        ("epochs: 50}", "epochs: 0}", "epochs = 0 is not possible"),
         ("alphas: [1, 3]", "alphas: [0.5]", "each at least 1"),
     ],
 )
