@@ -59,7 +59,7 @@ def test_kept_values_are_the_raw_pre_activations_negative_ones_too() -> None:
     assert (model.pre_activation(x) < 0).any()
 
 
-def test_relu_follows_the_selection_and_is_not_before_it() -> None:
+def test_relu_turns_kept_negative_values_into_zeros() -> None:
     model = by_hand(k=2, activation="relu")
     # z = (1.5, -2, -2): the second largest, -2 with the lower index, is kept and then becomes 0
     assert model(torch.tensor([[1.0, 2.0]]))[1].tolist() == [[1.5, 0.0, 0.0]]
