@@ -14,7 +14,10 @@ from ksae_lib.study import Study, project_root
 
 
 def stale(study: Study) -> list[str]:
-    """One sentence for each table, README part or executed notebook that is missing or out of date."""
+    """One sentence for each table, README part or executed notebook that is missing or out of date.
+
+    An executed notebook is due once every run it reads is stored.
+    """
     found = [
         f"{_name(path)} is missing or out of date: run 'ksae report --profile {study.plan.profile}'."
         for path, text in table_texts(study).items()
@@ -23,10 +26,11 @@ def stale(study: Study) -> list[str]:
     readme, text = readme_text(study.folder.parent)
     if readme.read_text(encoding="utf-8") != text:
         found.append("README.md shows other numbers than the stored runs: run 'ksae report'.")
-    sources = {e.notebook for e in study.plan.experiments if e.notebook}
-    for name in sorted(sources):
-        executed = study.notebooks / f"{name}.ipynb"
-        if reason := _notebook_fault(project_root() / "notebooks" / f"{name}.ipynb", executed):
+    for experiment in study.plan.experiments:
+        executed = study.notebooks / f"{experiment.notebook}.ipynb"
+        due = experiment.notebook and all(study.store.has(run) for run in experiment.runs())
+        source = project_root() / "notebooks" / executed.name
+        if (due or executed.exists()) and (reason := _notebook_fault(source, executed)):
             found.append(f"{_name(executed)} {reason}: run 'ksae reproduce --profile {study.plan.profile}'.")
     return found
 
