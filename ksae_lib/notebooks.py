@@ -32,18 +32,15 @@ def execute_notebook(source: Path, output: Path, parameters: dict[str, Any]) -> 
     import nbformat
     import papermill
     from papermill.exceptions import PapermillException, PapermillExecutionError
-    from traitlets.config import Config
 
     if not source.exists():
         raise NotebookError(f"{source.name} is missing in {source.parent.name}/.")
     check_parameters(source, parameters)
-    # Notebooks started at the same time would race for free ports.
-    sockets = Config({"KernelManager": {"transport": "ipc"}})
     with atomic_path(output) as temporary:
         try:
             executed = papermill.execute_notebook(
                 source, None, parameters, kernel_name="python3", progress_bar=False, cwd=project_root(),
-                start_timeout=300, iopub_timeout=120, config=sockets,
+                start_timeout=300, iopub_timeout=120,
             )  # fmt: skip
         except PapermillExecutionError as error:
             raise NotebookError(

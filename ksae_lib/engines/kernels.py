@@ -34,7 +34,8 @@ def _zero_or_nan(z):
     return total
 
 
-@nb.njit(fastmath=_FAST)
+# Without fast-math, which would turn low / 2 + high / 2 into a sum that overflows.
+@nb.njit
 def select(z, k, support):
     """Write the indices of the k largest values of ``z`` to ``support``, ascending; of equal values the first.
 
