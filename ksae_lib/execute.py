@@ -71,7 +71,6 @@ def execute(run: Run, store: RunStore, *, resume: bool = True, progress: bool | 
     if not resume:
         checkpoint.unlink(missing_ok=True)
     data = load_data(run.data)
-    started = time.perf_counter()
     if isinstance(run, TrainRun):
         model, history = train(data.train_x, run.train, checkpoint=checkpoint, progress=progress)
         seconds = float(history["seconds"].sum())

@@ -30,16 +30,15 @@ def fraction_of_variance_unexplained(x: np.ndarray, reconstruction: np.ndarray) 
 @torch.no_grad()
 def reconstruction_report(model: KSparseAutoencoder, x: np.ndarray) -> dict[str, float | int]:
     """FVU, mean L0 and live units of the k largest code over one full pass of ``x`` (shape: [examples, inputs])."""
-    reconstructions, uses, kept = [], torch.zeros(model.units, dtype=torch.int64), 0
+    reconstructions, uses = [], torch.zeros(model.units, dtype=torch.int64)
     for start in range(0, len(x), _CHUNK):
         batch = torch.from_numpy(np.array(x[start : start + _CHUNK]))
         code = model.encode(batch, CodeMode.K)
         reconstructions.append(model.decode(code).numpy())
         uses += (code != 0).sum(0)
-        kept += int((code != 0).sum())
     return {
         "fvu": fraction_of_variance_unexplained(x, np.concatenate(reconstructions)),
-        "l0": kept / len(x),
+        "l0": int(uses.sum()) / len(x),
         "live_units": int((uses > 0).sum()),
     }
 

@@ -131,8 +131,8 @@ def train(
     Args:
         x: examples (shape: [examples, inputs]), float32, finite.
         config: the run.
-        checkpoint: file to resume from if it exists, and to save to every half minute and at the end
-            of an interrupted run; it stays after success so that the caller can store the result first.
+        checkpoint: file to resume from if it exists, and to save to every half minute and after the last epoch;
+            it stays after success so that the caller can store the result first.
         progress: show a bar; None: only on a terminal.
         model: start from this model instead of a fresh one.
 
