@@ -72,6 +72,9 @@ rule notebook:
     params:
         code=code_digest("report"),
     priority: 10
+    # One at a time: kernels that start together race for ports.
+    resources:
+        kernels=1,
     shell:
         f"{KSAE} notebook {{wildcards.notebook}} {WHERE} --stamp {{output}}"
 

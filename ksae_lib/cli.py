@@ -102,10 +102,10 @@ def _notebook(options: argparse.Namespace) -> None:
     )
     print(f"{options.name}: {os.path.relpath(output)}")
     if options.stamp:
-        write_stamp(options.stamp, [output, *sorted(study.figures.glob(f"{_FIGURES.get(options.name, '')}*"))])
-
-
-_FIGURES = {"01_sparsity_sweep_filters": "fig1", "02_unsupervised_table": "error_against_alpha"}
+        figures = study.plan.experiment(options.name).figures
+        write_stamp(
+            options.stamp, [output, *(path for name in figures for path in sorted(study.figures.glob(f"{name}.*")))]
+        )
 
 
 def _data_verify(options: argparse.Namespace) -> None:

@@ -127,6 +127,8 @@ class Experiment:
     rows: tuple[Row, ...] = ()
     curve: tuple[ReadoutRun, ...] = ()
     """Runs that differ in length: error against epochs."""
+    figures: tuple[str, ...] = ()
+    """Names of the figures the notebook writes."""
 
     def runs(self) -> Iterator[Run]:
         """Every run the experiment needs, encoders before their readouts, without repetition."""
@@ -227,6 +229,7 @@ def load_plan(profile: str, seeds: int | None = None, path: Path | None = None) 
                 filters=tuple(encoder(changes) for changes in spec.get("filters", [])),
                 rows=tuple(rows),
                 curve=tuple(readout_run(changes) for changes in spec.get("curve", [])),
+                figures=tuple(spec.get("figures", [])),
             )
         )
     return Plan(profile, seeds, tuple(experiments))

@@ -117,7 +117,8 @@ def run_workflow(study: Study, *, only: str | None, jobs: int, force: bool, resu
     command = [
         sys.executable, "-m", "snakemake", "--snakefile", str(project_root() / "Snakefile"),
         "--directory", str(project_root()), "--cores", str(jobs), "--rerun-incomplete", "--nolock",
-        "--scheduler", "greedy", "--quiet", "rules", "host", *(["--forceall"] if force else []),
+        "--scheduler", "greedy", "--resources", "kernels=1",
+        "--quiet", "rules", "host", *(["--forceall"] if force else []),
         *(["--prioritize", first] if (first := _first_figure(study, only)) else []),
         "--config", *(f"{key}={value}" for key, value in settings.items()),
     ]  # fmt: skip

@@ -146,6 +146,7 @@ def test_reproduce_goes_on_after_ctrl_c_does_nothing_when_done_and_remakes_what_
     first = reproduce(tmp_path, "--jobs", "1")
     assert first.stdout is not None
     assert any("Finished jobid" in line for line in first.stdout)
+    assert any("Execute" in line for line in first.stdout), "the next step begins when the record of the last is kept"
     os.killpg(first.pid, signal.SIGINT)
     output, _ = first.communicate(timeout=120)
     assert first.returncode in (1, 130), output

@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def damage(path: Path, how: str) -> None:
     elif how == "truncated":
         path.write_bytes(content[: len(content) // 2])
     else:
-        content[3 if how == "header altered" else -100] ^= 0xFF
+        content[{"type altered": 2, "header altered": 3, "altered": -100}[how]] ^= 0xFF
         path.write_bytes(content)
 
 
@@ -133,6 +134,12 @@ def test_archives_alone_are_unpacked(root: Path, full: Dataset) -> None:
     np.testing.assert_array_equal(data.train_x, full.train_x[:10])
 
 
+def test_loaders_at_work_at_once_do_not_read_what_another_is_unpacking(root: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(lambda size: load_mnist(root, train_size=size).sha256, range(1, 5)))
+    assert loaded == [SHA256] * 4
+
+
 def test_the_environment_names_the_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KSAE_DATA", str(root / "elsewhere"))
     with pytest.raises(DataError, match="elsewhere"):
@@ -149,7 +156,7 @@ def test_a_damaged_archive_is_named_with_the_remedy(root: Path, name: str, how: 
     assert "git checkout -- data/MNIST" in str(caught.value)
 
 
-@pytest.mark.parametrize("how", ["empty", "truncated", "altered", "header altered"])
+@pytest.mark.parametrize("how", ["empty", "truncated", "altered", "header altered", "type altered"])
 @pytest.mark.parametrize("name", [UNPACKED[2], UNPACKED[1]])
 def test_a_damaged_unpacked_file_is_noticed_and_its_folder_named(unpacked_root: Path, name: str, how: str) -> None:
     damage(unpacked_root / "MNIST" / "raw" / name, how)

@@ -62,7 +62,7 @@ def test_encoders_come_before_their_readouts() -> None:
     [
         ("k: 70", "k: 7000", r"k = 7000 is not possible with 1000 hidden units"),
         ("k: 70", "kk: 70", "TrainConfig has no field 'kk'"),
-        ("epochs: 50}", "epochs: 0}", "epochs = 0 is not possible"),
+        ("epochs: 40}", "epochs: 0}", "epochs = 0 is not possible"),
         ("alphas: [1, 3]", "alphas: [0.5]", "each at least 1"),
     ],
 )

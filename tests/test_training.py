@@ -299,6 +299,19 @@ def test_a_model_that_does_not_fit_the_examples_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (KSparseAutoencoder(20, 15, 3), "units = 15, the config 16"),
+        (KSparseAutoencoder(20, 16, 4), "k = 4, the config 3"),
+        (KSparseAutoencoder(20, 16, 3, "relu"), "activation = relu, the config linear"),
+    ],
+)
+def test_a_model_that_is_not_the_configs_is_refused(model: KSparseAutoencoder, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(pattern(), config(), model=model)
+
+
+@pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({"units": 0}, "units = 0 is not possible: it must be at least 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 from pathlib import Path
@@ -89,12 +90,15 @@ def _verified(root: Path) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarr
     )
     for train in (True, False):
         try:
-            part = MNIST(str(root), train=train, download=True)
+            # One process at a time unpacks; the others wait and find the files.
+            with (raw / MNIST.resources[0][0]).open("rb") as archive:
+                fcntl.flock(archive, fcntl.LOCK_EX)
+                part = MNIST(str(root), train=train, download=True)
         except OSError as error:
             raise DataError(
                 f"{raw} cannot be unpacked ({error}): free disk space or make the folder writable."
             ) from error
-        except (AssertionError, RuntimeError, ValueError) as error:
+        except (AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise altered from error
         images, labels = part.data.numpy(), part.targets.numpy()
         digest.update(images.tobytes())

@@ -134,7 +134,7 @@ def train(
         checkpoint: file to resume from if it exists, and to save to every half minute and after the last epoch;
             it stays after success so that the caller can store the result first.
         progress: show a bar; None: only on a terminal.
-        model: start from this model instead of a fresh one.
+        model: start from this model, of the config's units, k and activation, instead of a fresh one.
 
     Returns:
         The trained model and its history, one row an epoch: epoch, k, learning_rate, momentum, loss,
@@ -142,12 +142,13 @@ def train(
 
     Raises:
         DivergenceError: the loss became NaN or infinite; the last good checkpoint is kept.
-        ValueError: wrong shape, NaN, or a checkpoint of another run.
+        ValueError: wrong shape, NaN, a checkpoint of another run, or a model that is not the config's.
         TypeError: not float32.
     """
     if x.ndim != 2 or len(x) == 0:
         raise ValueError(f"Examples have shape {x.shape}: there are no examples, or not one row for each.")
     model = new_model(config, x) if model is None else model
+    _check_model(model, config)
     _check_examples(model, x)
     engine = make_engine(model, x, config)
     saver = _Checkpoint(checkpoint, config, x, engine) if checkpoint is not None else None
@@ -181,6 +182,13 @@ def train(
     if saver is not None and saved_epochs < len(rows):
         saver.save(rows)
     return model, pd.DataFrame(rows)
+
+
+def _check_model(model: KSparseAutoencoder, config: TrainConfig) -> None:
+    for name in ("units", "k", "activation"):
+        has, wanted = getattr(model, name), getattr(config, name)
+        if has != wanted:
+            raise ValueError(f"The model has {name} = {has}, the config {wanted}: they must be the same.")
 
 
 def _check_examples(model: KSparseAutoencoder, x: np.ndarray) -> None:
