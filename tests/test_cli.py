@@ -138,6 +138,8 @@ def reproduce(results: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*command, "--results", str(results), *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        # A shell that runs the tests in the background hands down that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import hypothesis.extra.numpy as npst
+import numba as nb
 import numpy as np
 import pytest
 import torch
@@ -96,6 +97,21 @@ def test_values_whose_sum_overflows(dtype: str) -> None:
     for method in METHODS:
         assert supp_k(torch.from_numpy(z), 2, method).nonzero().flatten().tolist() == [2, 3]
     assert kept_by_kernel(z, 2) == [2, 3]
+
+
+def test_the_kernel_stays_exact_when_a_fast_math_caller_compiles_it() -> None:
+    """Numba hands a caller's fast-math flags down to what is compiled for it, unless the callee refuses them."""
+
+    @nb.njit(fastmath=True)
+    def caller(z: np.ndarray, support: np.ndarray) -> None:
+        select(z, 2, support)
+
+    z = np.repeat(np.array([0.5, 0.6, 0.9, 1.0, 0.25]) * LARGEST["float64"], 2)[::2]
+    support = np.empty(2, np.int32)
+    before = len(select.signatures)
+    caller(z, support)
+    assert len(select.signatures) == before + 1, "a strided row is a signature of its own, compiled here"
+    assert support.tolist() == [2, 3]
 
 
 @pytest.mark.parametrize("method", METHODS)

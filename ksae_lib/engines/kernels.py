@@ -35,7 +35,7 @@ def _zero_or_nan(z):
 
 
 # Without fast-math, which would turn low / 2 + high / 2 into a sum that overflows.
-@nb.njit
+@nb.njit(fastmath=False)
 def select(z, k, support):
     """Write the indices of the k largest values of ``z`` to ``support``, ascending; of equal values the first.
 
