@@ -1,0 +1,140 @@
+"""Restricted Boltzmann machine with binary units (Hinton 2002; persistent chains: Tieleman 2008)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ksae_lib.baselines.base import Baseline, SGDConfig, check_examples, run_epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class RBMConfig(SGDConfig):
+    """``E(v, h) = −vᵀWᵀh − b′ᵀv − bᵀh`` with binary v and h, trained by contrastive divergence.
+
+    Inputs in [0, 1] are taken as probabilities.
+    """
+
+    method: str = "rbm"
+    cd_steps: int = 1
+    """Gibbs steps to the negative sample: CD-k."""
+    persistent: bool = False
+    """Go on with the chains of the last update (PCD) instead of starting them at the data."""
+    weight_decay: float = 0.0
+    learning_rate: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cd_steps < 1:
+            raise ValueError(f"cd_steps = {self.cd_steps} is not possible: it must be at least 1.")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay = {self.weight_decay} is not possible: it must not be negative.")
+
+    def build(self, inputs: int) -> RBM:
+        """Untrained machine, weights from the config's seed."""
+        return RBM(inputs, self)
+
+    def fit(
+        self, x: np.ndarray, held_out: np.ndarray | None = None, progress: bool | None = None
+    ) -> tuple[RBM, pd.DataFrame]:
+        """Contrastive divergence; loss is the squared error of a one-step reconstruction.
+
+        With ``held_out`` the history also has ``free_energy_gap``: their mean free energy minus that of as many
+        examples trained on. A gap that grows is overfitting.
+
+        Raises:
+            ValueError: inputs outside [0, 1].
+        """
+        check_examples(x)
+        if x.min() < 0 or x.max() > 1:
+            raise ValueError("An RBM with binary units takes inputs from 0 to 1: rescale them.")
+        rbm = self.build(x.shape[1])
+        rbm.set_visible_bias(torch.from_numpy(x.mean(0, dtype=np.float64)).float())
+        watched = None if held_out is None else (torch.from_numpy(held_out), torch.from_numpy(x[: len(held_out)]))
+
+        def gap() -> dict[str, float]:
+            if watched is None:
+                return {}
+            new, seen = watched
+            return {"free_energy_gap": float(rbm.free_energy(new).mean() - rbm.free_energy(seen).mean())}
+
+        return rbm, run_epochs(x, self, _Trainer(rbm, self).step, gap, progress)
+
+
+class RBM(Baseline):
+    """Binary restricted Boltzmann machine.
+
+    Args:
+        inputs: number of visible units.
+        config: sizes and training.
+    """
+
+    def __init__(self, inputs: int, config: RBMConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(
+            torch.empty(config.units, inputs).normal_(0, config.weight_std, generator=config.generator()),
+            requires_grad=False,
+        )
+        self.bias = nn.Parameter(torch.zeros(config.units), requires_grad=False)
+        self.visible_bias = nn.Parameter(torch.zeros(inputs), requires_grad=False)
+
+    def set_visible_bias(self, mean: Tensor) -> None:
+        """Start from the log-odds of the mean example, so that the weights need not learn it."""
+        p = mean.clamp(0.001, 0.999)
+        self.visible_bias.copy_(torch.log(p / (1 - p)))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """p(h = 1 | v) (shape: [batch, units])."""
+        return torch.sigmoid(x @ self.weight.T + self.bias)
+
+    def decode(self, h: Tensor) -> Tensor:
+        """p(v = 1 | h) (shape: [batch, inputs])."""
+        return torch.sigmoid(h @ self.weight + self.visible_bias)
+
+    def free_energy(self, v: Tensor) -> Tensor:
+        """``F(v) = −b′ᵀv − Σ log(1 + exp(Wv + b))``, so that p(v) ∝ exp(−F(v)) (shape: [batch])."""
+        return -(v @ self.visible_bias) - nn.functional.softplus(v @ self.weight.T + self.bias).sum(-1)
+
+
+class _Trainer:
+    """Contrastive divergence with momentum on one machine."""
+
+    def __init__(self, rbm: RBM, config: RBMConfig) -> None:
+        self.rbm = rbm
+        self.config = config
+        self.random = torch.Generator().manual_seed(config.seed + 1)
+        self.velocities = [torch.zeros_like(p) for p in (rbm.weight, rbm.bias, rbm.visible_bias)]
+        self.chains: Tensor | None = None
+
+    @torch.no_grad()
+    def step(self, v: Tensor, rate: float) -> float:
+        """One update along ⟨hvᵀ⟩ of the data − ⟨hvᵀ⟩ at the end of the chains; squared error of a reconstruction."""
+        rbm, c = self.rbm, self.config
+        h = rbm.encode(v)
+        start = self._sample(h)
+        reconstruction = rbm.decode(start)
+        chain = start if self.chains is None else self.chains
+        for _ in range(c.cd_steps):
+            negative_v = self._sample(reconstruction if chain is start else rbm.decode(chain))
+            negative_h = rbm.encode(negative_v)
+            chain = self._sample(negative_h)
+        if c.persistent:
+            self.chains = chain
+        gradients = (
+            h.T @ v / len(v) - negative_h.T @ negative_v / len(chain) - c.weight_decay * rbm.weight,
+            h.mean(0) - negative_h.mean(0),
+            v.mean(0) - negative_v.mean(0),
+        )
+        for parameter, velocity, gradient in zip(
+            (rbm.weight, rbm.bias, rbm.visible_bias), self.velocities, gradients, strict=True
+        ):
+            velocity.mul_(c.momentum).add_(gradient, alpha=rate)
+            parameter.add_(velocity)
+        return float(((v - reconstruction) ** 2).sum(-1).mean())
+
+    def _sample(self, p: Tensor) -> Tensor:
+        return (torch.rand(p.shape, generator=self.random) < p).to(p.dtype)
