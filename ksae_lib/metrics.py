@@ -71,3 +71,31 @@ def mutual_coherence(weight: Tensor) -> tuple[float, float]:
     products.fill_diagonal_(0)
     n = len(atoms)
     return float(products.max()), float(products.sum() / (n * (n - 1)))
+
+
+def sparsity_measures(h: np.ndarray) -> dict[str, float]:
+    """How sparse hidden activities are, beside Figure 4 (section 4.3).
+
+    Args:
+        h: activities (shape: [examples, units]).
+
+    Returns:
+        ``l0``: mean number of units that are not zero. ``hoyer``: mean over examples of
+        (√n − ‖h‖₁ / ‖h‖₂) / (√n − 1), 0 for equal activities, 1 for a single one (Hoyer 2004); examples without any
+        activity are left out. ``kurtosis``: excess kurtosis of all activities together, 0 for a Gaussian.
+
+    Raises:
+        ValueError: fewer than two units, or no activity at all.
+    """
+    h = np.asarray(h, np.float64)
+    root = np.sqrt(h.shape[1])
+    norms = np.sqrt((h**2).sum(1))
+    if root <= 1 or not norms.any():
+        raise ValueError("Sparsity is not defined: there are fewer than two units, or none is ever active.")
+    active = norms > 0
+    centered = h - h.mean()
+    return {
+        "l0": float(np.count_nonzero(h) / len(h)),
+        "hoyer": float(np.mean((root - np.abs(h[active]).sum(1) / norms[active]) / (root - 1))),
+        "kurtosis": float((centered**4).mean() / (centered**2).mean() ** 2 - 3),
+    }

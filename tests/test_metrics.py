@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.stats import kurtosis
 
 from ksae_lib import KSparseAutoencoder
 from ksae_lib.metrics import (
@@ -11,6 +12,7 @@ from ksae_lib.metrics import (
     live_units,
     mutual_coherence,
     reconstruction_report,
+    sparsity_measures,
 )
 
 
@@ -59,3 +61,16 @@ def test_live_units_and_report_count_the_k_largest_only() -> None:
     assert report["live_units"] == 2
     assert report["l0"] == 1
     assert report["fvu"] == pytest.approx(2 / ((x - x.mean(0)) ** 2).sum())
+
+
+def test_sparsity_measures_of_known_activities() -> None:
+    one, equal = np.eye(4)[:2] * 3, np.ones((5, 4))
+    assert sparsity_measures(one)["l0"] == 1
+    assert sparsity_measures(one)["hoyer"] == pytest.approx(1)
+    varied = sparsity_measures(np.vstack([equal, np.zeros((1, 4))]))
+    assert (varied["l0"], varied["hoyer"]) == (pytest.approx(20 / 6), pytest.approx(0))
+    gauss = np.random.default_rng(0).normal(size=(1000, 50))
+    assert sparsity_measures(gauss)["kurtosis"] == pytest.approx(0, abs=0.1)
+    assert sparsity_measures(one)["kurtosis"] == pytest.approx(kurtosis(one.ravel()))
+    with pytest.raises(ValueError, match="none is ever active"):
+        sparsity_measures(np.zeros((3, 4)))

@@ -49,7 +49,7 @@ class CpuEngine(Engine):
         self._residual = torch.empty(batch_size, inputs, dtype=dtype).numpy()
         self._error = np.empty(batch_size, self._residual.dtype)
         self._first = np.empty(units + 1, np.int32)
-        self._sparse = None if self._bfloat16 else _SparseInputs.of(self.x)
+        self._sparse = None if self._bfloat16 else SparseInputs.of(self.x)
         if self._sparse is not None:
             self._columns = torch.empty(numba.config.NUMBA_NUM_THREADS, inputs, kernels.UNIT_BLOCK, dtype=dtype).numpy()
 
@@ -104,7 +104,7 @@ class CpuEngine(Engine):
         return z.numpy()
 
 
-class _SparseInputs:
+class SparseInputs:
     """Non-zero inputs by row (CSR), each row filled up with zeros to whole groups of ``PIXEL_GROUP``."""
 
     def __init__(self, x: np.ndarray, counts: np.ndarray) -> None:
@@ -119,9 +119,14 @@ class _SparseInputs:
             self.values[start : start + count] = row[pixels]
 
     @classmethod
-    def of(cls, x: np.ndarray) -> _SparseInputs | None:
+    def of(cls, x: np.ndarray) -> SparseInputs | None:
         """The non-zero inputs, or None where there are too many of them to gain by it."""
         sample = x[:: max(1, len(x) // 1000)]
         if np.count_nonzero(sample) > _SPARSE_BELOW * sample.size:
             return None
+        return cls.all_of(x)
+
+    @classmethod
+    def all_of(cls, x: np.ndarray) -> SparseInputs:
+        """The non-zero inputs, however many."""
         return cls(x, np.array([np.count_nonzero(row) for row in x], np.int64))
