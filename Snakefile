@@ -8,7 +8,7 @@ leaves the earlier one as it was.
 
 from pathlib import Path
 
-from ksae_lib.plan import TrainRun
+from ksae_lib.plan import BaselineRun, TrainRun, requires, to_json
 from ksae_lib.study import Study
 from ksae_lib.workflow import code_digest, selected, stamp
 
@@ -18,16 +18,17 @@ RESULTS = Path(config["results"]) if config.get("results") else None
 STUDY = Study(PROFILE, RESULTS, SEEDS)
 EXPERIMENTS = selected(STUDY.plan, config.get("only"))
 RUNS = {run.run_id: run for experiment in EXPERIMENTS for run in experiment.runs()}
-TRAIN = [name for name, run in RUNS.items() if isinstance(run, TrainRun)]
-READOUT = [name for name in RUNS if name not in TRAIN]
+TRAIN = [name for name, run in RUNS.items() if isinstance(run, TrainRun | BaselineRun)]
+SUPERVISED = [name for name in RUNS if name not in TRAIN]
 NOTEBOOKS = {e.notebook: e for e in EXPERIMENTS if e.notebook}
+THREADS = "NUMBA_NUM_THREADS={threads} OMP_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads}"
 KSAE = "python -m ksae_lib.cli"
 WHERE = f"--profile {PROFILE} --seeds {STUDY.plan.seeds} --results {STUDY.folder.parent}"
 RESUME = "--resume" if config.get("resume", True) else "--no-resume"
 
 
 wildcard_constraints:
-    run="|".join(TRAIN + READOUT) or "none",
+    run="|".join(TRAIN + SUPERVISED) or "none",
     notebook="|".join(NOTEBOOKS) or "none",
 
 
@@ -41,26 +42,36 @@ rule everything:
         [stamp(STUDY, name) for name in [*RUNS, *NOTEBOOKS, "report"]],
 
 
+def needed(wildcards):
+    return [stamp(STUDY, run.run_id) for run in requires(RUNS[wildcards.run])]
+
+
+def code(wildcards):
+    return code_digest(to_json(RUNS[wildcards.run])["kind"])
+
+
 rule train:
+    input:
+        needed,
     output:
         stamp(STUDY, "{run,train-.*}"),
     params:
-        code=code_digest("train"),
+        code=code,
     threads: 1
     shell:
-        f"NUMBA_NUM_THREADS={{threads}} {KSAE} run {{wildcards.run}} {WHERE} --force {RESUME} --stamp {{output}}"
+        f"{THREADS} {KSAE} run {{wildcards.run}} {WHERE} --force {RESUME} --stamp {{output}}"
 
 
-rule readout:
+rule supervised:
     input:
-        lambda wildcards: [stamp(STUDY, RUNS[wildcards.run].encoder.run_id)] if RUNS[wildcards.run].encoder else [],
+        needed,
     output:
-        stamp(STUDY, "{run,readout-.*}"),
+        stamp(STUDY, "{run,(readout|finetune)-.*}"),
     params:
-        code=code_digest("readout"),
+        code=code,
     threads: 1
     shell:
-        f"{KSAE} run {{wildcards.run}} {WHERE} --force --stamp {{output}}"
+        f"{THREADS} {KSAE} run {{wildcards.run}} {WHERE} --force --stamp {{output}}"
 
 
 rule notebook:

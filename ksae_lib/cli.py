@@ -31,6 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ksae: interrupted. Finished steps are kept; the same command goes on from there.", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # The reader of a pipe, say 'head', has seen enough; without this Python complains again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
@@ -84,10 +88,12 @@ def _line(before: StoredRun | None, after: StoredRun) -> str:
         said = f"test error {metrics['test_error']:.2f}%"
         if before is not None:
             said += f" (stored before: {before.metrics['test_error']:.2f}%)"
-    else:
+    elif "live_units" in metrics:
         said = f"loss {metrics['loss']:.4g}, {metrics['live_units']} live units"
         if before is not None:
             said += f" (stored before: {before.metrics['loss']:.4g}, {before.metrics['live_units']})"
+    else:
+        said = f"loss {metrics['loss']:.4g}" if "loss" in metrics else "done"
     return f"{metrics['run_id']}: {said}, {metrics['wall_seconds']:.0f} s"
 
 
@@ -115,7 +121,7 @@ def _data_verify(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from ksae_lib.report import stale, update_readme, write_tables
+    from ksae_lib.report import stale, update_readme, write_texts
     from ksae_lib.report.figures import write_figures
 
     study = _study(options)
@@ -124,7 +130,7 @@ def _report(options: argparse.Namespace) -> None:
             raise StoreError("\n".join(found))
         print(f"Tables, README and executed notebooks of profile {study.plan.profile} are fresh.")
         return
-    written = write_tables(study) + write_figures(study)
+    written = write_texts(study) + write_figures(study)
     if study.folder.parent.resolve() == (project_root() / "results").resolve():
         update_readme(study.folder.parent)
     for path in written:

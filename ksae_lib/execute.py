@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from ksae_lib import metrics
+from ksae_lib.baselines import Baseline
 from ksae_lib.datasets import Dataset, load_mnist
 from ksae_lib.engines import train
+from ksae_lib.finetune import finetune, new_net
 from ksae_lib.model import KSparseAutoencoder
-from ksae_lib.plan import DataConfig, PlanError, ReadoutRun, Run, TrainRun
+from ksae_lib.plan import BaselineRun, DataConfig, Encoder, FinetuneRun, PlanError, ReadoutRun, Run, TrainRun, stack
 from ksae_lib.provenance import provenance
-from ksae_lib.readout import evaluate
+from ksae_lib.readout import dense_codes, evaluate
 from ksae_lib.runs import RunStore, StoredRun
 
 
@@ -53,14 +56,14 @@ def obtain(
         resume: go on from the checkpoint of an interrupted run.
         progress: show a bar; None: only on a terminal.
     """
-    needs_weights = isinstance(run, TrainRun)
+    needs_weights = isinstance(run, TrainRun | BaselineRun)
     if force or not store.has(run, weights=needs_weights):
         execute(run, store, resume=resume, progress=progress)
     return store.load(run)
 
 
-def obtain_model(run: TrainRun, store: RunStore, progress: bool | None = None) -> KSparseAutoencoder:
-    """The trained model of a run, trained first if its weights are not in the store."""
+def obtain_model(run: Encoder, store: RunStore, progress: bool | None = None) -> KSparseAutoencoder | Baseline:
+    """The trained model of a run, k-sparse autoencoder or baseline, trained first if its weights are not stored."""
     obtain(run, store, progress=progress)
     return store.load_model(run)
 
@@ -72,10 +75,39 @@ def execute(run: Run, store: RunStore, *, resume: bool = True, progress: bool | 
         checkpoint.unlink(missing_ok=True)
     data = load_data(run.data)
     if isinstance(run, TrainRun):
-        model, history = train(data.train_x, run.train, checkpoint=checkpoint, progress=progress)
+        x, held_out = _inputs(run, data, store, progress)
+        model, history = train(x, run.train, checkpoint=checkpoint, progress=progress)
         seconds = float(history["seconds"].sum())
-        results: dict[str, Any] = _describe(model, data, history)
-        kept: KSparseAutoencoder | None = model
+        results: dict[str, Any] = _describe(model, x, held_out, history)
+        results["sparsity"] = metrics.sparsity_measures(dense_codes(model, held_out, 1.0))
+        kept: nn.Module | None = model
+    elif isinstance(run, BaselineRun):
+        x, held_out = _inputs(run, data, store, progress)
+        started = time.perf_counter()
+        kept, history = run.baseline.fit(x, held_out, progress)
+        seconds = time.perf_counter() - started
+        results = {
+            "inputs": x.shape[1],
+            "sparsity": metrics.sparsity_measures(dense_codes(kept, held_out, 1.0)),
+        }
+        if "loss" in history:
+            results["loss"] = float(history["loss"].iloc[-1])
+    elif isinstance(run, FinetuneRun):
+        encoders = [obtain_model(encoder, store, progress) for encoder in stack(run.encoder)]
+        net = new_net(encoders, data.train_x.shape[1], data.classes, run.finetune)
+        held = data.validation_x, data.validation_y
+        history, kept = finetune(net, data.train_x, data.train_y, run.finetune, held, progress), None
+        seconds = float(history["seconds"].sum())
+        wrong = net.mistakes(data.test_x, data.test_y)
+        results = {
+            "encoder_runs": [encoder.run_id for encoder in stack(run.encoder)],
+            "selected": {"learning_rate": run.finetune.learning_rate},
+            "loss": float(history["loss"].iloc[-1]),
+            "validation_error": float(history["validation_error"].iloc[-1]),
+            "test_error": 100 * len(wrong) / len(data.test_y),
+            "test_images": len(data.test_y),
+            "test_mistakes": wrong.tolist(),
+        }
     else:
         encoder = None if run.encoder is None else obtain_model(run.encoder, store, progress)
         started = time.perf_counter()
@@ -83,7 +115,7 @@ def execute(run: Run, store: RunStore, *, resume: bool = True, progress: bool | 
         seconds, history, kept = time.perf_counter() - started, result.trials, None
         results = {
             "encoder_run": None if run.encoder is None else run.encoder.run_id,
-            "code_mode": None if encoder is None else "alpha_k",
+            "code_mode": {type(None): None, KSparseAutoencoder: "alpha_k"}.get(type(encoder), "dense"),
             "selected": result.selected,
             "validation_error": result.validation_error,
             "test_error": result.test_error,
@@ -105,20 +137,34 @@ def execute(run: Run, store: RunStore, *, resume: bool = True, progress: bool | 
 
 
 def _seed(run: Run) -> int | None:
+    if isinstance(run, FinetuneRun):
+        return run.finetune.seed
     if isinstance(run, ReadoutRun):
-        return None if run.encoder is None else run.encoder.train.seed
-    return run.train.seed
+        return None if run.encoder is None else _seed(run.encoder)
+    return run.train.seed if isinstance(run, TrainRun) else run.baseline.seed
 
 
-def _describe(model: KSparseAutoencoder, data: Dataset, history: pd.DataFrame) -> dict[str, Any]:
-    live = metrics.live_units(model, data.train_x)
+def _inputs(
+    run: TrainRun | BaselineRun, data: Dataset, store: RunStore, progress: bool | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """What an encoder is trained on and what it watches: images, or the fixed codes of the encoder below."""
+    if run.below is None:
+        return data.train_x, data.validation_x
+    model = obtain_model(run.below, store, progress)
+    train_x, held_out = _inputs(run.below, data, store, progress)
+    alpha = run.below_alpha or 1.0
+    return dense_codes(model, train_x, alpha), dense_codes(model, held_out, alpha)
+
+
+def _describe(model: KSparseAutoencoder, x: np.ndarray, held_out: np.ndarray, history: pd.DataFrame) -> dict[str, Any]:
+    live = metrics.live_units(model, x)
     area = metrics.effective_area(model.weight.detach().numpy()[live])
     coherence, mean_coherence = metrics.mutual_coherence(model.weight[live])
     return {
         "loss": float(history["loss"].iloc[-1]),
         "live_units": int(live.sum()),
         "live_units_set": "training images",
-        "validation": metrics.reconstruction_report(model, data.validation_x),
+        "validation": metrics.reconstruction_report(model, held_out),
         "effective_area_median": float(np.median(area)),
         "mutual_coherence": coherence,
         "mean_coherence": mean_coherence,

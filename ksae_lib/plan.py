@@ -10,12 +10,15 @@ import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ksae_lib.baselines import METHODS, BaselineConfig, RandomKConfig
 from ksae_lib.engines.training import TrainConfig
+from ksae_lib.finetune import FinetuneConfig
 from ksae_lib.readout import ReadoutConfig
 
 _VERSION = 1
@@ -39,16 +42,40 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRun:
-    """One autoencoder trained without labels."""
+    """One k-sparse autoencoder trained without labels."""
 
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    below: TrainRun | BaselineRun | None = None
+    """Trained on the codes of this encoder instead of the data: the second layer of section 4.6."""
+    below_alpha: float | None = None
+    """Codes of a k-sparse encoder below keep the αk largest."""
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """Readable name and digest of the config."""
         t = self.train
-        return f"train-k{t.k}-{t.bias_init}-e{t.epochs}-s{t.seed}-{_digest(self)}"
+        return f"train-{_floor(self)}k{t.k}-{t.bias_init}-e{t.epochs}-s{t.seed}-{_digest(self)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineRun:
+    """One baseline trained without labels."""
+
+    baseline: BaselineConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    below: TrainRun | BaselineRun | None = None
+    """Trained on the codes of this encoder instead of the data: the second layer of section 4.6."""
+    below_alpha: float | None = None
+    """Codes of a k-sparse encoder below keep the αk largest."""
+
+    @cached_property
+    def run_id(self) -> str:
+        """Readable name and digest of the config."""
+        return f"train-{_floor(self)}{self.baseline.label}-s{self.baseline.seed}-{_digest(self)}"
+
+
+Encoder = TrainRun | BaselineRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,24 +83,71 @@ class ReadoutRun:
     """One logistic regression on the frozen codes of an encoder, or on raw pixels."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    encoder: TrainRun | None = None
+    encoder: Encoder | None = None
     readout: ReadoutConfig = field(default_factory=ReadoutConfig)
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """Readable name and digest of the config."""
         if self.encoder is None:
             return f"readout-pixels-{_digest(self)}"
-        t = self.encoder.train
-        return f"readout-k{t.k}-{t.bias_init}-e{t.epochs}-s{t.seed}-{_digest(self)}"
+        return f"readout-{_name(self.encoder)}-{_digest(self)}"
 
 
-Run = TrainRun | ReadoutRun
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRun:
+    """One discriminative net, started from an encoder and those below it or from random weights, and fine-tuned."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    encoder: Encoder | None = None
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+
+    @cached_property
+    def run_id(self) -> str:
+        """Readable name and digest of the config."""
+        name = "random-weights" if self.encoder is None else _name(self.encoder)
+        stages = "" if self.finetune.layerwise else "-at-once"
+        return f"finetune-{name}{stages}-f{self.finetune.epochs}-s{self.finetune.seed}-{_digest(self)}"
+
+
+Supervised = ReadoutRun | FinetuneRun
+Run = Encoder | Supervised
+_KINDS: dict[type[Run], str] = {
+    TrainRun: "train",
+    BaselineRun: "baseline",
+    ReadoutRun: "readout",
+    FinetuneRun: "finetune",
+}
+
+
+def stack(encoder: Encoder | None) -> tuple[Encoder, ...]:
+    """An encoder and those below it, the lowest first."""
+    return () if encoder is None else (*stack(encoder.below), encoder)
+
+
+def requires(run: Run) -> tuple[Encoder, ...]:
+    """The encoders whose weights a run needs, the lowest first."""
+    return stack(run.below if isinstance(run, TrainRun | BaselineRun) else run.encoder)
 
 
 def to_json(run: Run) -> dict[str, Any]:
     """The run's config as stored in ``config.json``."""
-    return {"kind": "train" if isinstance(run, TrainRun) else "readout", "version": _VERSION, **asdict(run)}
+    return {"kind": _KINDS[type(run)], "version": _VERSION, **_without_unset(asdict(run))}
+
+
+def _without_unset(config: dict[str, Any]) -> dict[str, Any]:
+    """Without the fields of an upper layer where there is none: ids from before they existed stay valid."""
+    made = {k: _without_unset(v) if isinstance(v, dict) else v for k, v in config.items()}
+    return {k: v for k, v in made.items() if v is not None or k not in ("below", "below_alpha")}
+
+
+def _floor(run: Encoder) -> str:
+    return "" if run.below is None else "upper-"
+
+
+def _name(encoder: Encoder) -> str:
+    """The readable part of an encoder's id."""
+    return encoder.run_id.removeprefix("train-").rpartition("-")[0]
 
 
 def from_json(config: dict[str, Any]) -> Run:
@@ -84,22 +158,37 @@ def from_json(config: dict[str, Any]) -> Run:
     """
     config = dict(config)
     kind, version = config.pop("kind", None), config.pop("version", None)
-    if version != _VERSION or kind not in ("train", "readout"):
+    if version != _VERSION or kind not in _KINDS.values():
         raise PlanError(
             f"A run config of version {version} and kind {kind!r} cannot be read: this code writes version {_VERSION}."
         )
-    if kind == "train":
-        return _train_run(config)
-    encoder = config["encoder"]
-    return ReadoutRun(
-        data=_make(DataConfig, config["data"]),
-        encoder=None if encoder is None else _train_run(encoder),
-        readout=_make(ReadoutConfig, config["readout"]),
-    )
+    if kind in ("train", "baseline"):
+        return _encoder(config)
+    data = _make(DataConfig, config["data"])
+    encoder = None if config["encoder"] is None else _encoder(config["encoder"])
+    if kind == "finetune":
+        return FinetuneRun(data=data, encoder=encoder, finetune=_make(FinetuneConfig, config["finetune"]))
+    return ReadoutRun(data=data, encoder=encoder, readout=_make(ReadoutConfig, config["readout"]))
 
 
-def _train_run(config: dict[str, Any]) -> TrainRun:
-    return TrainRun(data=_make(DataConfig, config["data"]), train=_make(TrainConfig, config["train"]))
+def _encoder(config: dict[str, Any]) -> Encoder:
+    data = _make(DataConfig, config["data"])
+    below = None if config.get("below") is None else _encoder(config["below"])
+    alpha = config.get("below_alpha")
+    if "train" in config:
+        return TrainRun(data=data, train=_make(TrainConfig, config["train"]), below=below, below_alpha=alpha)
+    return BaselineRun(data=data, baseline=_baseline(config["baseline"]), below=below, below_alpha=alpha)
+
+
+def _baseline(values: dict[str, Any], defaults: dict[str, Any] | None = None) -> BaselineConfig:
+    """Config of the method that ``values`` name; of the ``defaults``, what the method knows is applied before."""
+    method = values.get("method")
+    if method not in METHODS:
+        raise PlanError(f"There is no baseline method {method!r}: choose one of {', '.join(METHODS)}.")
+    kind = METHODS[method]
+    known = {f.name for f in fields(kind)}
+    made: BaselineConfig = _make(kind, {k: v for k, v in (defaults or {}).items() if k in known} | values)
+    return made
 
 
 def _digest(run: Run) -> str:
@@ -114,7 +203,16 @@ class Row:
     table: int
     method: str
     variant: str
-    runs: tuple[ReadoutRun, ...]
+    runs: tuple[Supervised, ...]
+
+
+@dataclass(frozen=True)
+class Search:
+    """The settings tried for one method, and the run of each; validation chooses."""
+
+    method: str
+    variant: str
+    trials: tuple[tuple[dict[str, Any], Supervised], ...]
 
 
 @dataclass(frozen=True)
@@ -124,21 +222,39 @@ class Experiment:
     name: str
     notebook: str | None
     filters: tuple[TrainRun, ...] = ()
+    models: tuple[tuple[str, Encoder], ...] = ()
+    """Encoders by the name a figure gives them."""
     rows: tuple[Row, ...] = ()
     curve: tuple[ReadoutRun, ...] = ()
     """Runs that differ in length: error against epochs."""
+    searches: tuple[Search, ...] = ()
     figures: tuple[str, ...] = ()
     """Names of the figures the notebook writes."""
 
     def runs(self) -> Iterator[Run]:
         """Every run the experiment needs, encoders before their readouts, without repetition."""
         seen: set[str] = set()
-        readouts = itertools.chain((run for row in self.rows for run in row.runs), self.curve)
-        encoders_first = itertools.chain.from_iterable((r.encoder, r) for r in readouts)
-        for run in itertools.chain(self.filters, encoders_first):
-            if run is not None and run.run_id not in seen:
-                seen.add(run.run_id)
-                yield run
+        tried = (run for search in self.searches for _, run in search.trials)
+        supervised = itertools.chain((run for row in self.rows for run in row.runs), self.curve, tried)
+        for wanted in itertools.chain(self.filters, (encoder for _, encoder in self.models), supervised):
+            for run in (*requires(wanted), wanted):
+                if run.run_id not in seen:
+                    seen.add(run.run_id)
+                    yield run
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper and the rule by which stored runs decide on it, see ``report/claims.py``."""
+
+    id: str
+    claim: str
+    section: str
+    rule: str
+    evidence: dict[str, dict[str, Any]]
+    """What is looked at, by kind: all of it must come out as claimed."""
+    notebook: str
+    deviations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,6 +264,7 @@ class Plan:
     profile: str
     seeds: int
     experiments: tuple[Experiment, ...]
+    claims: tuple[Claim, ...] = ()
 
     def experiment(self, name: str) -> Experiment:
         """The experiment of that name, or with that notebook.
@@ -205,34 +322,81 @@ def load_plan(profile: str, seeds: int | None = None, path: Path | None = None) 
     data = _make(DataConfig, settings.get("data", {}))
     train = _make(TrainConfig, settings["train"])
     readout = _make(ReadoutConfig, settings.get("readout", {}))
+    dense_readout = _make(ReadoutConfig, {**settings.get("readout", {}), **settings.get("dense_readout", {})})
+    finetune = _make(FinetuneConfig, settings.get("finetune", {}))
+    baseline = settings.get("baseline", {})
     experiments = []
     for name, spec in document["experiments"].items():
         if profile not in spec["profiles"]:
             continue
 
-        def encoder(changes: dict[str, Any], seed: int = 0) -> TrainRun:
-            return TrainRun(data=data, train=_change(train, {**changes, "seed": seed}))
+        def encoder(spec: dict[str, Any], seed: int = 0, below: Encoder | None = None) -> Encoder | None:
+            """The encoder an entry's ``train`` or ``baseline`` names, with that of ``upper`` on top."""
+            on: dict[str, Any] = {"below": below, "below_alpha": None if below is None else finetune.alpha}
+            made: Encoder | None = None
+            if "train" in spec:
+                made = TrainRun(data=data, train=_change(train, {**spec["train"], "seed": seed}), **on)
+            elif "baseline" in spec:
+                made = BaselineRun(data=data, baseline=_baseline({**spec["baseline"], "seed": seed}, baseline), **on)
+            return made if "upper" not in spec else encoder(spec["upper"], seed, made)
 
-        def readout_run(changes: dict[str, Any] | None, seed: int = 0) -> ReadoutRun:
-            return ReadoutRun(data=data, encoder=None if changes is None else encoder(changes, seed), readout=readout)
+        def row_run(row: dict[str, Any], seed: int = 0) -> Supervised:
+            made = encoder(row, seed)
+            if "finetune" in row:
+                tuned = _change(finetune, {**row["finetune"], "seed": seed})
+                return FinetuneRun(data=data, encoder=made, finetune=tuned)
+            k_sparse = isinstance(made, TrainRun) or isinstance(getattr(made, "baseline", None), RandomKConfig)
+            return ReadoutRun(data=data, encoder=made, readout=readout if k_sparse or made is None else dense_readout)
+
+        def trial(row: dict[str, Any], settings: dict[str, Any]) -> Supervised:
+            part = next(name for name in ("finetune", "train", "baseline") if name in row)
+            return row_run({**row, part: {**row[part], **settings}})
 
         rows = []
         for row in spec.get("rows", []):
-            changes = row.get("train")
-            many = range(1 if changes is None else seeds)
-            runs = tuple(readout_run(changes, seed) for seed in many)
-            rows.append(Row(row["table"], row["method"], row.get("variant", ""), runs))
+            runs = tuple(row_run(row, seed) for seed in range(seeds))
+            rows.append(
+                Row(row["table"], row["method"], row.get("variant", ""), runs if _seeded(runs[0]) else runs[:1])
+            )
+        searches = tuple(
+            Search(
+                row["method"],
+                row.get("variant", ""),
+                tuple((settings, trial(row, settings)) for settings in _combinations(row["grids"])),
+            )
+            for row in spec.get("search", [])
+        )
         experiments.append(
             Experiment(
                 name=name,
                 notebook=spec.get("notebook"),
-                filters=tuple(encoder(changes) for changes in spec.get("filters", [])),
+                filters=tuple(TrainRun(data=data, train=_change(train, c)) for c in spec.get("filters", [])),
+                models=tuple((m["label"], made) for m in spec.get("models", []) if (made := encoder(m))),
                 rows=tuple(rows),
-                curve=tuple(readout_run(changes) for changes in spec.get("curve", [])),
+                curve=tuple(
+                    ReadoutRun(data=data, encoder=TrainRun(data=data, train=_change(train, c)), readout=readout)
+                    for c in spec.get("curve", [])
+                ),
+                searches=searches,
                 figures=tuple(spec.get("figures", [])),
             )
         )
-    return Plan(profile, seeds, tuple(experiments))
+    claims = tuple(_make(Claim, claim) for claim in document.get("claims", []))
+    return Plan(profile, seeds, tuple(experiments), claims)
+
+
+def _seeded(run: Supervised) -> bool:
+    """Whether another seed gives another run."""
+    if isinstance(run, FinetuneRun):
+        return True
+    if isinstance(run.encoder, BaselineRun):
+        return run.encoder.baseline.uses_seed
+    return run.encoder is not None
+
+
+def _combinations(grids: list[dict[str, list[Any]]]) -> list[dict[str, Any]]:
+    """Every combination of the values of each grid."""
+    return [dict(zip(grid, values, strict=True)) for grid in grids for values in itertools.product(*grid.values())]
 
 
 def _make(kind: type, values: dict[str, Any]) -> Any:
@@ -243,8 +407,8 @@ def _make(kind: type, values: dict[str, Any]) -> Any:
         raise PlanError(str(error)) from error
 
 
-def _change(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
-    _refuse_unknown(TrainConfig, changes)
+def _change(config: Any, changes: dict[str, Any]) -> Any:
+    _refuse_unknown(type(config), changes)
     try:
         return replace(config, **changes)
     except (TypeError, ValueError) as error:

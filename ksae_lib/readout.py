@@ -13,6 +13,8 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
+from ksae_lib.baselines import Baseline
+from ksae_lib.baselines.base import encode_all
 from ksae_lib.datasets import Dataset
 from ksae_lib.model import CodeMode, KSparseAutoencoder
 
@@ -68,7 +70,14 @@ def sparse_codes(model: KSparseAutoencoder, x: np.ndarray, alpha: float) -> spar
     return sparse.csr_array(sparse.vstack(blocks))
 
 
-def evaluate(data: Dataset, model: KSparseAutoencoder | None, config: ReadoutConfig) -> ReadoutResult:
+def dense_codes(model: KSparseAutoencoder | Baseline, x: np.ndarray, alpha: float) -> np.ndarray:
+    """Codes as an array (shape: [examples, units]), of a k-sparse autoencoder supp_αk."""
+    if isinstance(model, KSparseAutoencoder):
+        return sparse_codes(model, x, alpha).toarray()
+    return encode_all(model, x)
+
+
+def evaluate(data: Dataset, model: KSparseAutoencoder | Baseline | None, config: ReadoutConfig) -> ReadoutResult:
     """Fit a multinomial logistic regression for each (α, l2) and keep the one with the lowest validation error.
 
     Of equal validation errors the first in the order of the grid is kept: small α, large l2. The test error of
@@ -76,16 +85,13 @@ def evaluate(data: Dataset, model: KSparseAutoencoder | None, config: ReadoutCon
 
     Args:
         data: labelled images.
-        model: encoder, or None for raw pixels.
+        model: encoder, or None for raw pixels. Only k-sparse codes have an α.
         config: grid and solver.
     """
     rows: list[dict[str, Any]] = []
     mistakes = []
-    for alpha in config.alphas if model is not None else (None,):
-        train, validation, test = (
-            sparse.csr_array(x) if model is None or alpha is None else sparse_codes(model, x, alpha)
-            for x in (data.train_x, data.validation_x, data.test_x)
-        )
+    for alpha in config.alphas if isinstance(model, KSparseAutoencoder) else (None,):
+        train, validation, test = (_features(model, x, alpha) for x in (data.train_x, data.validation_x, data.test_x))
         classifier = LogisticRegression(
             solver="lbfgs", tol=config.tolerance, max_iter=config.max_iterations, warm_start=True
         )
@@ -111,8 +117,17 @@ def evaluate(data: Dataset, model: KSparseAutoencoder | None, config: ReadoutCon
     trials = pd.DataFrame(rows)
     best = int(trials["validation_error"].argmin())
     chosen = rows[best]
-    selected = {"l2": chosen["l2"]} if model is None else {"alpha": chosen["alpha"], "l2": chosen["l2"]}
+    selected = {name: chosen[name] for name in ("alpha", "l2") if chosen[name] is not None}
     return ReadoutResult(selected, chosen["validation_error"], chosen["test_error"], mistakes[best], trials)
+
+
+def _features(
+    model: KSparseAutoencoder | Baseline | None, x: np.ndarray, alpha: float | None
+) -> sparse.csr_array | np.ndarray:
+    if isinstance(model, KSparseAutoencoder):
+        assert alpha is not None
+        return sparse_codes(model, x, alpha)
+    return sparse.csr_array(x) if model is None else encode_all(model, x)
 
 
 def _percent(wrong: np.ndarray) -> float:

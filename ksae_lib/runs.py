@@ -11,10 +11,12 @@ from typing import Any
 
 import pandas as pd
 from safetensors.torch import load_file, save_file
+from torch import nn
 
+from ksae_lib.baselines import Baseline
 from ksae_lib.files import sync_file
 from ksae_lib.model import KSparseAutoencoder
-from ksae_lib.plan import Run, TrainRun, from_json, to_json
+from ksae_lib.plan import Encoder, Run, TrainRun, from_json, to_json
 
 
 class StoreError(RuntimeError):
@@ -82,8 +84,8 @@ class RunStore:
             raise StoreError(f"{folder} holds another run than its name says: delete it to have it trained again.")
         return StoredRun(stored, metrics, history)
 
-    def load_model(self, run: TrainRun) -> KSparseAutoencoder:
-        """The trained model of a run.
+    def load_model(self, run: Encoder) -> KSparseAutoencoder | Baseline:
+        """The trained model of a run, k-sparse autoencoder or baseline.
 
         Raises:
             StoreError: its weights are not in the store.
@@ -92,8 +94,11 @@ class RunStore:
         if not path.exists():
             raise StoreError(f"{path} is missing: 'ksae run {run.run_id}' trains the run again.")
         weights = load_file(path)
-        units, inputs = weights["weight"].shape
-        model = KSparseAutoencoder(inputs, units, run.train.k, run.train.activation)
+        if isinstance(run, TrainRun):
+            units, inputs = weights["weight"].shape
+            model: KSparseAutoencoder | Baseline = KSparseAutoencoder(inputs, units, run.train.k, run.train.activation)
+        else:
+            model = run.baseline.build(self.load(run).metrics["inputs"])
         model.load_state_dict(weights)
         return model
 
@@ -102,7 +107,7 @@ class RunStore:
         run: Run,
         metrics: dict[str, Any],
         history: pd.DataFrame,
-        model: KSparseAutoencoder | None = None,
+        model: nn.Module | None = None,
         replace: bool = False,
     ) -> Path:
         """Store a finished run.

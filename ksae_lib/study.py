@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from pathlib import Path
 
 from ksae_lib.plan import Plan, ReadoutRun, Row, load_plan
@@ -53,12 +54,16 @@ class Study:
         """Folder of the executed notebooks."""
         return self.folder / "notebooks"
 
+    @cached_property
+    def _wide(self) -> Plan:
+        """The plan with more seeds than anyone has trained."""
+        return load_plan(self.plan.profile, _MOST_SEEDS)
+
     def rows(self, table: int) -> list[tuple[Row, list[StoredRun]]]:
         """The rows of a table with every finished run in the store, of whatever seed."""
-        wide = load_plan(self.plan.profile, _MOST_SEEDS)
         return [
             (row, [self.store.load(run) for run in row.runs if self.store.has(run)])
-            for experiment in wide.experiments
+            for experiment in self._wide.experiments
             for row in experiment.rows
             if row.table == table
         ]

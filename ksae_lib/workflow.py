@@ -18,7 +18,9 @@ from ksae_lib.study import Study, project_root
 
 _CODE = {
     "train": ("model.py", "selection.py", "schedule.py", "metrics.py", "execute.py", "engines/*.py", "datasets/*.py"),
+    "baseline": ("baselines/*.py", "model.py", "selection.py", "schedule.py", "execute.py", "datasets/*.py"),
     "readout": ("model.py", "selection.py", "readout.py", "execute.py", "datasets/*.py"),
+    "finetune": ("finetune.py", "selection.py", "schedule.py", "execute.py", "engines/*.py", "datasets/*.py"),
     "report": ("metrics.py", "study.py", "notebooks.py", "report/*.py"),
 }
 

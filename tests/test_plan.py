@@ -5,12 +5,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ksae_lib import TrainConfig
-from ksae_lib.plan import PlanError, ReadoutRun, Row, TrainRun, default_path, from_json, load_plan, to_json
+from ksae_lib.baselines import RBMConfig
+from ksae_lib.plan import (
+    BaselineRun,
+    FinetuneRun,
+    PlanError,
+    ReadoutRun,
+    Row,
+    TrainRun,
+    default_path,
+    from_json,
+    load_plan,
+    requires,
+    to_json,
+)
 
 
-@pytest.mark.parametrize("profile", ["smoke", "quick", "paper"])
+@pytest.mark.parametrize("profile", ["smoke", "quick", "paper", "search"])
 def test_every_planned_run_survives_json_and_has_an_id_of_its_own(profile: str) -> None:
     plan = load_plan(profile)
     configs = {}
@@ -44,10 +58,44 @@ def rows(seeds: int | None = None) -> tuple[Row, ...]:
     return load_plan("quick", seeds).experiment("features").rows
 
 
-def test_seeds_multiply_the_rows_with_an_encoder_only() -> None:
-    assert {len(row.runs) for row in rows(3) if row.method != "Raw pixels"} == {3}
-    assert {len(row.runs) for row in rows(3) if row.method == "Raw pixels"} == {1}
+def test_seeds_multiply_the_rows_with_a_random_encoder_only() -> None:
+    for row in rows(3):
+        assert len(row.runs) == (1 if row.method in ("Raw pixels", "PCA") else 3)
     assert [row.runs[0] for row in rows(3)] == [row.runs[0] for row in rows(1)]
+
+
+def test_every_method_of_the_search_has_as_many_trials() -> None:
+    for name, trials in (("search", 8), ("finetuning_search", 4)):
+        for search in load_plan("search").experiment(name).searches:
+            assert len({run.run_id for _, run in search.trials}) == len(search.trials) == trials
+
+
+def test_a_second_layer_is_trained_on_codes_of_the_first() -> None:
+    row = next(r for r in load_plan("quick").experiment("finetuning").rows if "at once" in r.variant)
+    run = row.runs[0]
+    assert isinstance(run, FinetuneRun) and isinstance(run.encoder, TrainRun) and not run.finetune.layerwise
+    lower, upper = requires(run)
+    assert (lower.below, upper.below, upper.below_alpha) == (None, lower, run.finetune.alpha)
+    assert requires(upper) == (lower,)
+    experiment = list(load_plan("quick").experiment("finetuning").runs())
+    assert experiment.index(lower) < experiment.index(upper) < experiment.index(run)
+    assert from_json(json.loads(json.dumps(to_json(run)))) == run
+
+
+def test_a_search_tries_every_combination_of_each_grid(tmp_path: Path) -> None:
+    text = default_path().read_text(encoding="utf-8")
+    document = yaml.safe_load(text)
+    grids = [{"cd_steps": [1, 2], "learning_rate": [0.1, 0.2]}, {"weight_decay": [0.5]}]
+    document["experiments"]["search"]["search"] = [{"method": "RBM", "baseline": {"method": "rbm"}, "grids": grids}]
+    path = tmp_path / "experiments.yaml"
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    experiment = load_plan("search", path=path).experiment("search")
+    tried = []
+    for settings, run in experiment.searches[0].trials:
+        assert isinstance(run.encoder, BaselineRun) and isinstance(run.encoder.baseline, RBMConfig)
+        assert {name: getattr(run.encoder.baseline, name) for name in settings} == settings
+        tried.append((run.encoder.baseline.cd_steps, run.encoder.baseline.learning_rate))
+    assert tried == [(1, 0.1), (1, 0.2), (2, 0.1), (2, 0.2), (1, RBMConfig.learning_rate)]
 
 
 def test_encoders_come_before_their_readouts() -> None:

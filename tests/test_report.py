@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 
 from ksae_lib import TrainConfig
 from ksae_lib.plan import DataConfig, ReadoutRun, TrainRun
-from ksae_lib.report import error_table, save_figure, stale, write_tables
+from ksae_lib.report import error_table, save_figure, stale, write_texts
 from ksae_lib.report.figures import filter_mosaic
 from ksae_lib.report.readme import filled
 from ksae_lib.report.tables import COLUMNS, interval, readable, verdict
@@ -21,10 +21,10 @@ TRIALS = pd.DataFrame({"alpha": [1.0], "l2": [0.1]})
 
 
 def store_errors(study: Study, errors: dict[str, list[float]]) -> None:
-    """Put readouts with made-up errors in the store, one a seed, for the rows of the given variants."""
+    """Put readouts with made-up errors in the store, one a seed, for the rows of the given variants or methods."""
     wide = Study(study.plan.profile, study.folder.parent, seeds=5)
     for row in wide.plan.experiment("features").rows:
-        for run, error in zip(row.runs, errors.get(row.variant, []), strict=False):
+        for run, error in zip(row.runs, errors.get(row.variant or row.method, []), strict=False):
             metrics = {
                 "test_error": error, "validation_error": error + 0.1, "test_images": 10_000,
                 "selected": {"alpha": 3.0, "l2": 3e-05} if run.encoder else {"l2": 1e-4},
@@ -79,10 +79,12 @@ def test_verdict_follows_the_rule(
 
 def test_table_1_keeps_its_contract_and_counts_the_stored_seeds(tmp_path: Path) -> None:
     study = Study("quick", tmp_path)
-    store_errors(study, {"k=25, zeros": [1.8, 1.9, 1.7], "k=25, centered": [1.4], "": [7.5]})
-    table = error_table(study, 1).set_index("variant")
-    assert ["table", "dataset", "method", *table.columns[3:]] == [c for c in COLUMNS if c != "variant"]
-    three, one, none, pixels = (table.loc[v] for v in ("k=25, zeros", "k=25, centered", "k=10, zeros", ""))
+    store_errors(study, {"k=25, as printed": [1.8, 1.9, 1.7], "k=25": [1.4], "Raw pixels": [7.5]})
+    table = error_table(study, 1)
+    assert table.columns.tolist() == COLUMNS
+    table = table[table["method"] != "Random weights"]
+    table = table.set_index(table["variant"].where(table["variant"] != "", table["method"]))
+    three, one, none, pixels = (table.loc[v] for v in ("k=25, as printed", "k=25", "k=10", "Raw pixels"))
     assert (three["error_mean"], three["n_seeds"], three["paper_error"]) == (1.8, 3, 1.35)
     assert (three["val_error_mean"], json.loads(three["selected"])["alpha"]) == (1.9, 3)
     assert len(three["run_ids"].split()) == 3
@@ -90,17 +92,17 @@ def test_table_1_keeps_its_contract_and_counts_the_stored_seeds(tmp_path: Path) 
     assert (none["n_seeds"], none["verdict"], none["paper_error"]) == (0, "not tested", 2.1)
     assert (pixels["paper_error"], pixels["verdict"]) == (7.2, "validated")
     assert set(table["source"]) == {"replicated"}
-    assert readable(error_table(study, 1))["Ours"].tolist().count("–") == 2
+    assert readable(error_table(study, 1))["Ours"].tolist().count("–") == len(table) - 3
 
 
 def test_tables_are_stale_until_written_and_after_a_new_run(tmp_path: Path) -> None:
     study = Study("quick", tmp_path)
-    store_errors(study, {"k=25, zeros": [1.8]})
+    store_errors(study, {"k=25, as printed": [1.8]})
     assert any("table1.csv" in line for line in stale(study))
-    files = write_tables(study)
-    assert {path.suffix for path in files} == {".csv", ".md", ".tex"}
+    files = write_texts(study)
+    assert {path.suffix for path in files} == {".csv", ".md", ".tex", ".json"}
     assert not any("table1" in line for line in stale(study))
-    store_errors(study, {"k=10, zeros": [2.5]})
+    store_errors(study, {"k=10": [2.5]})
     assert sum("table1" in line for line in stale(study)) == 3
 
 

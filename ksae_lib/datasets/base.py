@@ -33,3 +33,8 @@ class Dataset:
     image_shape: tuple[int, int]
     preprocessing: dict[str, Any]
     sha256: str
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, labelled from 0."""
+        return int(self.train_y.max()) + 1

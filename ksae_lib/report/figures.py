@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ksae_lib import metrics
 from ksae_lib.files import atomic_path
 from ksae_lib.model import KSparseAutoencoder
-from ksae_lib.plan import ReadoutRun
+from ksae_lib.plan import ReadoutRun, TrainRun
 from ksae_lib.runs import StoredRun
 from ksae_lib.study import Study
 
@@ -90,6 +90,39 @@ def training_curves(histories: dict[int, pd.DataFrame], units: int) -> Figure:
     return figure
 
 
+def activity_histograms(activities: dict[str, np.ndarray]) -> Figure:
+    """Figure 4: how often a hidden unit has an activity of a given size, on a logarithmic axis, 0 to 6.
+
+    Args:
+        activities: hidden activities by model (shape: [examples, units]).
+    """
+    panels, size = len(activities), (3.4 * len(activities), 3)
+    figure, axes = plt.subplots(1, panels, figsize=size, layout="constrained", sharey=True, squeeze=False)
+    for axis, (label, h) in zip(axes[0], activities.items(), strict=True):
+        counts, edges = np.histogram(h, bins=60, range=(0, 6))
+        axis.stairs(counts / h.size, edges, fill=True, color=sns.color_palette("viridis", 3)[1])
+        axis.set(title=label, xlabel="activity", yscale="log", xlim=(0, 6))
+    axes[0, 0].set_ylabel("share of activities")
+    sns.despine(figure)
+    return figure
+
+
+def finetuning_curves(rows: list[tuple[str, list[StoredRun]]]) -> Figure:
+    """Validation error against epochs of fine-tuning, the mean over seeds.
+
+    Args:
+        rows: label and runs, one a seed, of each row.
+    """
+    figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
+    for colour, (label, stored) in zip(sns.color_palette("tab10", len(rows)), rows, strict=True):
+        mean = pd.DataFrame({i: run.history["validation_error"] for i, run in enumerate(stored)}).mean(axis=1)
+        axis.semilogy(stored[0].history["epoch"] + 1, mean, color=colour, label=label)
+    axis.set(xlabel="epoch", ylabel="validation error (%)")
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    sns.despine(figure)
+    return figure
+
+
 def alpha_curves(runs: list[tuple[str, list[StoredRun]]]) -> Figure:
     """Error against α, the best l2 at each α by validation error; thin lines are single seeds.
 
@@ -120,7 +153,7 @@ def epoch_curve(curve: list[tuple[ReadoutRun, StoredRun]], paper_error: float) -
     figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
     by_start: dict[str, list[tuple[int, float]]] = {}
     for run, stored in curve:
-        if run.encoder is not None and run.encoder.train.support_dtype == "float32":
+        if isinstance(run.encoder, TrainRun) and run.encoder.train.support_dtype == "float32":
             point = (run.encoder.train.epochs, stored.metrics["test_error"])
             by_start.setdefault(run.encoder.train.bias_init, []).append(point)
     for name, points in by_start.items():

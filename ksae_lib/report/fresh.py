@@ -9,7 +9,7 @@ from typing import Any
 
 from ksae_lib.notebooks import SENTINEL
 from ksae_lib.report.readme import readme_text
-from ksae_lib.report.tables import table_texts
+from ksae_lib.report.texts import report_texts
 from ksae_lib.study import Study, project_root
 
 
@@ -20,7 +20,7 @@ def stale(study: Study) -> list[str]:
     """
     found = [
         f"{_name(path)} is missing or out of date: run 'ksae report --profile {study.plan.profile}'."
-        for path, text in table_texts(study).items()
+        for path, text in report_texts(study).items()
         if not path.exists() or path.read_text(encoding="utf-8") != text
     ]
     readme, text = readme_text(study.folder.parent)

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ksae_lib.files import write_text
+from ksae_lib.report.claims import claims
 from ksae_lib.report.tables import INTERVAL_NOTE, epoch_table, error_table, markdown, readable
 from ksae_lib.study import Study, project_root
 
@@ -19,8 +20,11 @@ def blocks(results: Path) -> dict[str, str]:
     quick, paper = Study("quick", results), Study("paper", results)
     speed = project_root() / "benchmarks" / "results" / "engines.json"
     curve = epoch_table(paper).drop(columns=["val_error", "run_id"], errors="ignore")
+    verdicts = pd.DataFrame(claims(quick))[["id", "claim", "verdict", "confidence"]]
     return {
         "table1": markdown(readable(error_table(quick, 1))) + "\n" + INTERVAL_NOTE + "\n",
+        "table3": markdown(readable(error_table(quick, 3))),
+        "claims": markdown(verdicts),
         "epochs": markdown(curve),
         "speed": _speed(json.loads(speed.read_text(encoding="utf-8"))) if speed.exists() else "",
     }

@@ -15,8 +15,8 @@ import pandas as pd
 from scipy import stats
 
 from ksae_lib.engines import TrainConfig
-from ksae_lib.files import write_text
-from ksae_lib.plan import DataConfig, ReadoutRun
+from ksae_lib.finetune import FinetuneConfig
+from ksae_lib.plan import BaselineRun, DataConfig, FinetuneRun, Run, Supervised, TrainRun, stack
 from ksae_lib.runs import StoredRun
 from ksae_lib.study import Study, project_root
 
@@ -29,8 +29,8 @@ _FEWEST_SEEDS = 3
 INTERVAL_NOTE = (
     "Errors in percent on the test set. Intervals are 95%: the spread over seeds (Student t) and the binomial "
     "sampling error of the test set, added in quadrature. Verdict on the paper's figure: validated if it lies in "
-    "the interval, contradicted if not; inconclusive with fewer than 3 seeds or fewer epochs than the paper's 5000; "
-    "not tested without a figure or on part of the data."
+    "the interval, contradicted if not; inconclusive with fewer than 3 seeds or fewer epochs than the paper's (5000, "
+    "and 200 of fine-tuning); not tested without a figure or on part of the data."
 )
 
 
@@ -53,7 +53,7 @@ def interval(errors: list[float], test_images: int) -> tuple[float, float]:
     return max(0.0, mean - half), min(100.0, mean + half)
 
 
-def verdict(paper: float | None, low: float, high: float, runs: Sequence[ReadoutRun]) -> str:
+def verdict(paper: float | None, low: float, high: float, runs: Sequence[Supervised]) -> str:
     """Verdict on the paper's figure, by the rule in ``INTERVAL_NOTE``.
 
     Args:
@@ -63,10 +63,20 @@ def verdict(paper: float | None, low: float, high: float, runs: Sequence[Readout
     """
     if paper is None or not runs or runs[0].data != DataConfig(split_seed=runs[0].data.split_seed):
         return "not tested"
-    encoder = runs[0].encoder
-    if encoder is not None and (len(runs) < _FEWEST_SEEDS or encoder.train.epochs < TrainConfig.epochs):
+    tuned = isinstance(runs[0], FinetuneRun)
+    few = len(runs) < _FEWEST_SEEDS and (tuned or runs[0].encoder is not None)
+    if few or shorter_than_the_paper(runs[0]):
         return "inconclusive"
     return "validated" if low <= paper <= high else "contradicted"
+
+
+def shorter_than_the_paper(run: Run) -> bool:
+    """Whether anything in the run was trained for fewer epochs than in the paper."""
+    if isinstance(run, FinetuneRun) and run.finetune.epochs < FinetuneConfig.epochs:
+        return True
+    encoders = stack(run if isinstance(run, TrainRun | BaselineRun) else run.encoder)
+    settings = [e.train if isinstance(e, TrainRun) else e.baseline for e in encoders]
+    return any(getattr(s, "epochs", TrainConfig.epochs) < TrainConfig.epochs for s in settings)
 
 
 def error_table(study: Study, table: int) -> pd.DataFrame:
@@ -121,7 +131,7 @@ def epoch_table(study: Study) -> pd.DataFrame:
     """Error against length of training, a row a run; live units of all training images, FVU of validation images."""
     records = []
     for run, readout in study.curve():
-        assert run.encoder is not None
+        assert isinstance(run.encoder, TrainRun)
         encoder = study.store.load(run.encoder)
         t = run.encoder.train
         records.append(
@@ -140,6 +150,26 @@ def epoch_table(study: Study) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(records)
+
+
+def search_table(study: Study) -> pd.DataFrame:
+    """Every trial of the search for each method's settings, best first; validation errors alone, in percent."""
+    records = [
+        {
+            "method": search.method,
+            "variant": search.variant,
+            "trial": json.dumps(settings, sort_keys=True),
+            "val_error": round(study.store.load(run).metrics["validation_error"], 2),
+            "run_id": run.run_id,
+        }
+        for experiment in study.plan.experiments
+        for search in experiment.searches
+        for settings, run in search.trials
+        if study.store.has(run)
+    ]
+    table = pd.DataFrame(records, columns=["method", "variant", "trial", "val_error", "run_id"])
+    table["row"] = table.groupby(["method", "variant"], sort=False).ngroup()
+    return table.sort_values(["row", "val_error"], kind="stable").drop(columns="row")
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
@@ -198,12 +228,9 @@ def table_texts(study: Study) -> dict[Path, str]:
         base = study.tables / "error_against_epochs"
         texts[base.with_suffix(".csv")] = curve.to_csv(index=False, lineterminator="\n")
         texts[base.with_suffix(".md")] = markdown(curve.drop(columns="run_id"))
+    searched = search_table(study)
+    if len(searched):
+        base = study.tables / "search"
+        texts[base.with_suffix(".csv")] = searched.to_csv(index=False, lineterminator="\n")
+        texts[base.with_suffix(".md")] = markdown(searched.drop(columns="run_id"))
     return texts
-
-
-def write_tables(study: Study) -> list[Path]:
-    """Write every table of the profile under ``tables/`` and return the files."""
-    texts = table_texts(study)
-    for path, text in texts.items():
-        write_text(path, text)
-    return list(texts)

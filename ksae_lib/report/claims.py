@@ -1,0 +1,239 @@
+"""Verdicts on the paper's claims: the rules stand in ``experiments.yaml``, the evidence is the stored runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ksae_lib.plan import Claim, DataConfig, Encoder
+from ksae_lib.report.tables import shorter_than_the_paper
+from ksae_lib.runs import StoredRun
+from ksae_lib.study import Study
+
+COMPARISON_NOTE = (
+    "Difference of the mean errors in points with a 95% interval and p value: errors are paired image by image on the "
+    "same test images, the variances of both seed means are added, degrees of freedom after Satterthwaite."
+)
+_HIGH, _MEDIUM = 5, 3
+Stored = list[StoredRun]
+
+
+class Comparison(NamedTuple):
+    """Difference of two mean test errors in points, first minus second."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    """Two-sided."""
+
+
+class Finding(NamedTuple):
+    """What one part of a rule comes to: +1 as claimed, −1 the opposite, 0 open; None: runs are missing."""
+
+    sign: int | None
+    said: str
+    runs: Sequence[StoredRun]
+
+
+def compare(first: Stored, second: Stored) -> Comparison:
+    """Paired comparison of two rows on the same test images, see ``COMPARISON_NOTE``.
+
+    Args:
+        first, second: readouts or fine-tuned nets, one a seed.
+    """
+    images = first[0].metrics["test_images"]
+    paired = np.zeros(images)
+    variances = []
+    for sign, runs in ((1, first), (-1, second)):
+        for run in runs:
+            paired[run.metrics["test_mistakes"]] += sign * 100 / len(runs)
+        if len(runs) > 1:
+            spread = float(np.var([run.metrics["test_error"] for run in runs], ddof=1))
+            variances.append((spread / len(runs), len(runs) - 1))
+    variances.append((float(np.var(paired, ddof=1)) / images, images - 1))
+    difference, variance = float(paired.mean()), sum(v for v, _ in variances)
+    if variance == 0:
+        return Comparison(difference, difference, difference, float(difference == 0))
+    deviate = stats.t(variance**2 / sum(v**2 / degrees for v, degrees in variances))
+    half = float(deviate.ppf(0.975)) * math.sqrt(variance)
+    p = float(2 * deviate.sf(abs(difference) / math.sqrt(variance)))
+    return Comparison(difference, difference - half, difference + half, p)
+
+
+def paired_table(study: Study, table: int) -> pd.DataFrame:
+    """Row ``k=25`` of a table against every other row that has runs; a negative difference is in its favour."""
+    rows = [(row, stored) for row, stored in study.rows(table) if stored]
+    ours = [stored for row, stored in rows if row.variant == "k=25" and row.method.startswith("k-sparse")]
+    records = []
+    for row, stored in rows:
+        if not ours or stored is ours[0]:
+            continue
+        c = compare(ours[0], stored)
+        records.append(
+            {
+                "method": row.method, "variant": row.variant, "difference": round(c.difference, 3),
+                "ci_low": round(c.low, 3), "ci_high": round(c.high, 3), "p": float(f"{c.p:.2g}"),
+            }
+        )  # fmt: skip
+    return pd.DataFrame(records, columns=["method", "variant", "difference", "ci_low", "ci_high", "p"])
+
+
+def claims(study: Study) -> list[dict[str, Any]]:
+    """Every claim of the plan with its verdict from the stored runs, as ``claims.json`` holds it."""
+    records = []
+    store = _Evidence(study)
+    for claim in study.plan.claims:
+        findings = [finding for kind, want in claim.evidence.items() for finding in _KINDS[kind](store, want)]
+        runs = {run.run.run_id: run for finding in findings for run in finding.runs}
+        records.append(
+            {
+                "id": claim.id,
+                "claim": claim.claim,
+                "section": claim.section,
+                "rule": claim.rule,
+                "verdict": _verdict(findings, runs),
+                "confidence": _confidence(findings, runs),
+                "evidence": {"findings": [f.said for f in findings], "run_ids": sorted(runs)},
+                "notebook": claim.notebook,
+                "deviations": _deviations(claim, runs),
+            }
+        )
+    return records
+
+
+def claims_text(study: Study) -> str:
+    """``claims.json`` of a profile."""
+    return json.dumps(claims(study), indent=1, ensure_ascii=False) + "\n"
+
+
+def _verdict(findings: Sequence[Finding], runs: dict[str, StoredRun]) -> str:
+    signs = [finding.sign for finding in findings]
+    if None in signs or not all(run.run.data == DataConfig() for run in runs.values()):
+        return "not tested"
+    if all(sign == 1 for sign in signs):
+        return "validated"
+    if 1 in signs:
+        return "partially supported"
+    return "contradicted" if -1 in signs else "inconclusive"
+
+
+def _confidence(findings: Sequence[Finding], runs: dict[str, StoredRun]) -> str:
+    """High: at least five seeds at the paper's length; medium: at least three seeds; low: less."""
+    if any(finding.sign is None for finding in findings):
+        return "none"
+    seeds = {run.metrics["seed"] for run in runs.values()} - {None}
+    if len(seeds) >= _HIGH and not _short(runs):
+        return "high"
+    return "medium" if len(seeds) >= _MEDIUM else "low"
+
+
+def _short(runs: dict[str, StoredRun]) -> bool:
+    return any(shorter_than_the_paper(run.run) for run in runs.values())
+
+
+def _deviations(claim: Claim, runs: dict[str, StoredRun]) -> list[str]:
+    short = ["trained for fewer epochs than the paper's"] if _short(runs) else []
+    return [*short, *claim.deviations]
+
+
+class _Evidence:
+    """What the store of a profile has to show, each table read once."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self._tables: dict[int, dict[str, Stored]] = {}
+
+    def row(self, table: int, name: str) -> Stored:
+        """The runs of a table's row, named ``method`` or ``method | variant``."""
+        if table not in self._tables:
+            rows = self.study.rows(table)
+            self._tables[table] = {" | ".join(filter(None, (r.method, r.variant))): stored for r, stored in rows}
+        return self._tables[table][name]
+
+    def encoders(self, runs: Sequence[Encoder]) -> Stored | None:
+        """The stored runs, None if one is missing."""
+        store = self.study.store
+        return [store.load(run) for run in runs] if all(store.has(run) for run in runs) else None
+
+
+def _lower(store: _Evidence, want: dict[str, Any]) -> list[Finding]:
+    """``{table, row, than: [rows]}``: the row's error is lower than each of the others'."""
+    ours = store.row(want["table"], want["row"])
+    found = []
+    for name in want["than"]:
+        other = store.row(want["table"], name)
+        if not ours or not other:
+            found.append(Finding(None, f"{want['row']} or {name} has no run", []))
+            continue
+        c = compare(ours, other)
+        sign = 1 if c.high < 0 else -1 if c.low > 0 else 0
+        said = f"{want['row']} − {name}: {c.difference:+.2f} points ({c.low:+.2f} to {c.high:+.2f})"
+        found.append(Finding(sign, said, [*ours, *other]))
+    return found
+
+
+def _alpha(store: _Evidence, want: dict[str, Any]) -> list[Finding]:
+    """``{table, row, best}``: the best α > 1 has a lower validation error than α = 1, and of all α the named one."""
+    stored = store.row(want["table"], want["row"])
+    if len(stored) < 2:
+        return [Finding(None, f"{want['row']} has fewer than two runs", stored)]
+    by_alpha = pd.DataFrame([run.history.groupby("alpha")["validation_error"].min() for run in stored])
+    gain = by_alpha[1.0] - by_alpha.drop(columns=1.0).min(axis=1)
+    half = float(stats.t.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / math.sqrt(len(gain)))
+    mean = float(gain.mean())
+    sign = 1 if mean - half > 0 else -1 if mean + half < 0 else 0
+    best = float(by_alpha.columns[int(by_alpha.mean().argmin())])
+    return [
+        Finding(sign, f"best α > 1 gains {mean:.2f} ± {half:.2f} points of validation error over α = 1", stored),
+        Finding(1 if best == want["best"] else -1, f"lowest mean validation error at α = {best:g}", stored),
+    ]
+
+
+def _falls(store: _Evidence, want: dict[str, Any]) -> list[Finding]:
+    """``{metric}``: a measure of the filters falls from each k of Figure 1 to the next larger one."""
+    runs = sorted((r for e in store.study.plan.experiments for r in e.filters), key=lambda run: run.train.k)
+    stored = store.encoders(runs)
+    if stored is None:
+        return [Finding(None, "a run of Figure 1 is missing", [])]
+    found = []
+    for low, high, run, next_run in zip(stored, stored[1:], runs, runs[1:], strict=False):
+        a, b = low.metrics[want["metric"]], high.metrics[want["metric"]]
+        said = f"{want['metric']}: {a:.3g} at k = {run.train.k}, {b:.3g} at k = {next_run.train.k}"
+        found.append(Finding(1 if b < a else -1, said, [low, high]))
+    return found
+
+
+def _sparser(store: _Evidence, want: dict[str, Any]) -> list[Finding]:
+    """``{model, measure}``: of the models of Figure 4, the named one has the largest measure."""
+    models = dict(pair for e in store.study.plan.experiments for pair in e.models)
+    runs = store.encoders(list(models.values()))
+    if runs is None:
+        return [Finding(None, "a model of Figure 4 is missing", [])]
+    stored = dict(zip(models, runs, strict=True))
+    values = {label: run.metrics["sparsity"][want["measure"]] for label, run in stored.items()}
+    ours = values[want["model"]]
+    return [
+        Finding(
+            1 if ours > value else -1,
+            f"{want['measure']}: {ours:.3g} for {want['model']}, {value:.3g} for {label}",
+            [stored[want["model"]], stored[label]],
+        )
+        for label, value in values.items()
+        if label != want["model"]
+    ]
+
+
+_KINDS: dict[str, Callable[[_Evidence, dict[str, Any]], list[Finding]]] = {
+    "lower_error": _lower,
+    "also_lower_error": _lower,
+    "alpha": _alpha,
+    "falls_with_k": _falls,
+    "sparser": _sparser,
+}

@@ -1,0 +1,34 @@
+"""Every text the report writes for a profile: tables, paired comparisons, claims."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ksae_lib.files import write_text
+from ksae_lib.report.claims import COMPARISON_NOTE, claims_text, paired_table
+from ksae_lib.report.tables import markdown, table_texts
+from ksae_lib.study import Study
+
+
+def report_texts(study: Study) -> dict[Path, str]:
+    """Every file of text of the profile and its content, from the runs in the store."""
+    texts = table_texts(study)
+    numbers = sorted({row.table for e in study.plan.experiments for row in e.rows})
+    for number in numbers:
+        table = paired_table(study, number)
+        if len(table):
+            base = study.tables / f"table{number}_paired"
+            title = f"Table {number}, profile {study.plan.profile}: k = 25 against every other row."
+            texts[base.with_suffix(".csv")] = table.to_csv(index=False, lineterminator="\n")
+            texts[base.with_suffix(".md")] = f"{title} {COMPARISON_NOTE}\n\n{markdown(table)}"
+    if numbers:
+        texts[study.folder / "claims.json"] = claims_text(study)
+    return texts
+
+
+def write_texts(study: Study) -> list[Path]:
+    """Write every text of the profile and return the files."""
+    texts = report_texts(study)
+    for path, text in texts.items():
+        write_text(path, text)
+    return list(texts)

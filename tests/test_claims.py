@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from ksae_lib.plan import FinetuneRun, ReadoutRun, Row, load_plan
+from ksae_lib.report.claims import claims, compare, paired_table
+from ksae_lib.report.texts import report_texts
+from ksae_lib.runs import StoredRun
+from ksae_lib.study import Study
+
+IMAGES = 10_000
+RUN = ReadoutRun()
+
+
+def stored(share: float, seed: int = 0) -> StoredRun:
+    """A run that misclassifies about ``share`` of the test images."""
+    wrong = np.flatnonzero(np.random.default_rng(seed).random(IMAGES) < share)
+    metrics = {
+        "test_error": 100 * len(wrong) / IMAGES, "validation_error": 1.0, "test_images": IMAGES,
+        "test_mistakes": wrong.tolist(), "selected": {}, "seed": seed,
+    }  # fmt: skip
+    return StoredRun(RUN, metrics, pd.DataFrame())
+
+
+def test_one_run_each_is_compared_by_the_paired_t_test() -> None:
+    first, second = stored(0.02, 1), stored(0.025, 2)
+    wrong = [np.isin(np.arange(IMAGES), run.metrics["test_mistakes"]) * 100.0 for run in (first, second)]
+    wanted = stats.ttest_rel(*wrong)
+    got = compare([first], [second])
+    assert got.p == pytest.approx(wanted.pvalue)
+    assert (got.low, got.high) == pytest.approx(tuple(wanted.confidence_interval()))
+    assert got.difference == pytest.approx(first.metrics["test_error"] - second.metrics["test_error"])
+
+
+def test_the_spread_over_seeds_widens_the_interval() -> None:
+    def width(errors: tuple[float, float, float]) -> float:
+        c = compare([stored(e, i) for i, e in enumerate(errors)], [stored(0.02, i + 9) for i in range(3)])
+        return c.high - c.low
+
+    assert width((0.02, 0.04, 0.06)) > 2 * width((0.04, 0.04, 0.04))
+
+
+def test_the_same_mistakes_make_no_difference() -> None:
+    assert compare([stored(0.02)], [stored(0.02)]) == (0, 0, 0, 1)
+
+
+def put(study: Study, name: str, errors: list[float], by_alpha: dict[float, float] | None = None) -> None:
+    """Store made-up runs, one a seed, for the row of that name."""
+    wide = load_plan(study.plan.profile, len(errors))
+    (row,) = [
+        row for e in wide.experiments for row in e.rows if " | ".join(filter(None, (row.method, row.variant))) == name
+    ]
+    history = pd.DataFrame({"alpha": list(by_alpha or {1.0: 1.0}), "validation_error": (by_alpha or {1: 1}).values()})
+    for seed, (run, error) in enumerate(zip(row.runs, errors, strict=False)):
+        jitter = np.random.default_rng(seed).normal(0, 0.01, len(history))
+        shifted = history.assign(validation_error=history["validation_error"] + jitter)
+        study.store.save(
+            run, stored(error / 100, seed * 100 + len(name)).metrics | {"seed": seed}, shifted, replace=True
+        )
+
+
+def verdicts(study: Study) -> dict[str, str]:
+    return {record["id"]: record["verdict"] for record in claims(study)}
+
+
+def rows(study: Study, *tables: int) -> list[Row]:
+    return [row for e in study.plan.experiments for row in e.rows if row.table in tables]
+
+
+def test_verdicts_follow_from_the_runs(tmp_path: Path) -> None:
+    study = Study("quick", tmp_path)
+    assert set(verdicts(study).values()) == {"not tested"}
+    curve = {1.0: 2.0, 2.0: 1.8, 3.0: 1.5, 4.0: 1.7}
+    for row in rows(study, 1, 3):
+        name = " | ".join(filter(None, (row.method, row.variant)))
+        put(study, name, [3.0] * 3)
+    put(study, "k-sparse autoencoder | k=25", [1.5] * 3, curve)
+    put(study, "k-sparse AE + F.T. | k=25", [1.5] * 3)
+    put(study, "Deep k-sparse AE + F.T. | k=25, layer-wise pre-training", [1.5] * 3)
+    got = verdicts(study)
+    assert (got["C1"], got["C2"], got["C4"], got["C14"], got["C9"]) == ("validated",) * 5
+    assert got["C7"] == "partially supported"
+    assert got["C8"] == "inconclusive"
+    assert got["C5"] == got["C11"] == "not tested"
+    put(study, "k-sparse autoencoder | k=25", [1.5] * 3, {1.0: 2.0, 2.0: 1.4, 3.0: 1.5, 4.0: 1.7})
+    put(study, "k-sparse autoencoder | k=100", [0.5] * 3)
+    put(study, "k-sparse autoencoder | k=10", [1.5] * 3)
+    got = verdicts(study)
+    assert (got["C4"], got["C14"], got["C2"]) == ("partially supported", "contradicted", "partially supported")
+    (c1,) = [record for record in claims(study) if record["id"] == "C1"]
+    assert c1["confidence"] == "medium"
+    assert c1["deviations"][0].startswith("trained for fewer epochs")
+    assert len(c1["evidence"]["findings"]) == 5
+    assert len(c1["evidence"]["run_ids"]) == 3 * 5 + 1
+
+
+def test_paired_table_has_every_other_row(tmp_path: Path) -> None:
+    study = Study("quick", tmp_path)
+    for row in rows(study, 1):
+        put(study, " | ".join(filter(None, (row.method, row.variant))), [3.0] * 3)
+    assert len(paired_table(study, 1)) == len(rows(study, 1)) - 1
+    assert len(paired_table(study, 3)) == 0
+    text = report_texts(study)[study.folder / "claims.json"]
+    assert {"id", "claim", "section", "rule", "verdict", "confidence", "evidence", "notebook", "deviations"} == set(
+        json.loads(text)[0]
+    )
+
+
+def test_every_claim_names_rows_and_notebooks_that_exist() -> None:
+    plan = load_plan("quick")
+    assert len({claim.id for claim in plan.claims}) == len(plan.claims) == 9
+    notebooks = {e.notebook for e in plan.experiments}
+    assert {claim.notebook for claim in plan.claims} <= notebooks
+    assert all(isinstance(run, FinetuneRun) for row in rows(Study("quick"), 3) for run in row.runs)
