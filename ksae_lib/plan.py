@@ -216,6 +216,16 @@ class Search:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """One setting of a base run changed at a time, and the runs, one a seed, of each value."""
+
+    factor: str
+    base: Any
+    """The value the base run has."""
+    points: tuple[tuple[Any, tuple[ReadoutRun, ...]], ...]
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A part of the replication: the runs it needs and, unless None, the notebook that reads them."""
 
@@ -228,6 +238,7 @@ class Experiment:
     curve: tuple[ReadoutRun, ...] = ()
     """Runs that differ in length: error against epochs."""
     searches: tuple[Search, ...] = ()
+    sweeps: tuple[Sweep, ...] = ()
     figures: tuple[str, ...] = ()
     """Names of the figures the notebook writes."""
 
@@ -235,7 +246,8 @@ class Experiment:
         """Every run the experiment needs, encoders before their readouts, without repetition."""
         seen: set[str] = set()
         tried = (run for search in self.searches for _, run in search.trials)
-        supervised = itertools.chain((run for row in self.rows for run in row.runs), self.curve, tried)
+        swept = (run for sweep in self.sweeps for _, runs in sweep.points for run in runs)
+        supervised = itertools.chain((run for row in self.rows for run in row.runs), self.curve, tried, swept)
         for wanted in itertools.chain(self.filters, (encoder for _, encoder in self.models), supervised):
             for run in (*requires(wanted), wanted):
                 if run.run_id not in seen:
@@ -352,6 +364,14 @@ def load_plan(profile: str, seeds: int | None = None, path: Path | None = None) 
             part = next(name for name in ("finetune", "train", "baseline") if name in row)
             return row_run({**row, part: {**row[part], **settings}})
 
+        def sweep(base: dict[str, Any], factor: str, values: list[Any]) -> Sweep:
+            def run(value: Any, seed: int) -> ReadoutRun:
+                made = TrainRun(data=data, train=_change(train, {**base, factor: value, "seed": seed}))
+                return ReadoutRun(data=data, encoder=made, readout=readout)
+
+            points = tuple((value, tuple(run(value, seed) for seed in range(seeds))) for value in values)
+            return Sweep(factor, getattr(_change(train, base), factor), points)
+
         rows = []
         for row in spec.get("rows", []):
             runs = tuple(row_run(row, seed) for seed in range(seeds))
@@ -378,6 +398,7 @@ def load_plan(profile: str, seeds: int | None = None, path: Path | None = None) 
                     for c in spec.get("curve", [])
                 ),
                 searches=searches,
+                sweeps=tuple(sweep(spec["base"], *item) for item in spec.get("factors", {}).items()),
                 figures=tuple(spec.get("figures", [])),
             )
         )

@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from ksae_lib.baselines import Baseline
 from ksae_lib.baselines.base import encode_all
 from ksae_lib.datasets import Dataset
+from ksae_lib.metrics import fraction_of_variance_unexplained
 from ksae_lib.model import CodeMode, KSparseAutoencoder
 
 _CHUNK = 1_000
@@ -56,7 +57,8 @@ class ReadoutResult(NamedTuple):
     test_mistakes: list[int]
     """Misclassified test images by index, for paired tests."""
     trials: pd.DataFrame
-    """One row a trial: alpha, l2, train_error, validation_error, test_error, iterations, converged."""
+    """One row a trial: alpha, l2, train_error, validation_error, test_error, iterations, converged; for codes with α
+    also fvu, the variance of the validation images that the same codes leave unexplained."""
 
 
 def sparse_codes(model: KSparseAutoencoder, x: np.ndarray, alpha: float) -> sparse.csr_array:
@@ -92,6 +94,7 @@ def evaluate(data: Dataset, model: KSparseAutoencoder | Baseline | None, config:
     mistakes = []
     for alpha in config.alphas if isinstance(model, KSparseAutoencoder) else (None,):
         train, validation, test = (_features(model, x, alpha) for x in (data.train_x, data.validation_x, data.test_x))
+        fvu = _unexplained(model, validation, data.validation_x)
         classifier = LogisticRegression(
             solver="lbfgs", tol=config.tolerance, max_iter=config.max_iterations, warm_start=True
         )
@@ -106,6 +109,7 @@ def evaluate(data: Dataset, model: KSparseAutoencoder | Baseline | None, config:
             rows.append(
                 {
                     "alpha": alpha,
+                    "fvu": fvu,
                     "l2": l2,
                     "train_error": _percent(classifier.predict(train) != data.train_y),
                     "validation_error": _percent(classifier.predict(validation) != data.validation_y),
@@ -128,6 +132,15 @@ def _features(
         assert alpha is not None
         return sparse_codes(model, x, alpha)
     return sparse.csr_array(x) if model is None else encode_all(model, x)
+
+
+def _unexplained(
+    model: KSparseAutoencoder | Baseline | None, codes: sparse.csr_array | np.ndarray, x: np.ndarray
+) -> float | None:
+    if not isinstance(model, KSparseAutoencoder):
+        return None
+    reconstruction = codes @ model.weight.detach().numpy() + model.visible_bias.detach().numpy()
+    return fraction_of_variance_unexplained(x, reconstruction)
 
 
 def _percent(wrong: np.ndarray) -> float:

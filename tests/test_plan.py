@@ -65,9 +65,9 @@ def test_seeds_multiply_the_rows_with_a_random_encoder_only() -> None:
 
 
 def test_every_method_of_the_search_has_as_many_trials() -> None:
-    for name, trials in (("search", 8), ("finetuning_search", 4)):
+    for name in ("search", "finetuning_search"):
         for search in load_plan("search").experiment(name).searches:
-            assert len({run.run_id for _, run in search.trials}) == len(search.trials) == trials
+            assert len({run.run_id for _, run in search.trials}) == len(search.trials) == 4
 
 
 def test_a_second_layer_is_trained_on_codes_of_the_first() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import matplotlib as mpl
@@ -124,22 +125,24 @@ def finetuning_curves(rows: list[tuple[str, list[StoredRun]]]) -> Figure:
 
 
 def alpha_curves(runs: list[tuple[str, list[StoredRun]]]) -> Figure:
-    """Error against α, the best l2 at each α by validation error; thin lines are single seeds.
+    """Error and reconstruction against α, the best l2 at each α by validation error; thin lines are single seeds.
 
     Args:
         runs: label and readouts, one a seed, of each row.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    axes[1].sharey(axes[0])
     colours = sns.color_palette("tab10", len(runs))
     for colour, (label, stored) in zip(colours, runs, strict=True):
         best = [_best_by_alpha(run.history) for run in stored]
-        for axis, column in zip(axes, ("validation_error", "test_error"), strict=True):
+        for axis, column in zip(axes, ("validation_error", "test_error", "fvu"), strict=True):
             table = pd.DataFrame({i: b[column] for i, b in enumerate(best)})
             axis.plot(table.index, table.mean(axis=1), "o-", color=colour, label=label)
             axis.plot(table.index, table, color=colour, alpha=0.25, linewidth=0.8)
     axes[0].set(xlabel="α", ylabel="error (%)", title="validation (α is chosen here)")
     axes[1].set(xlabel="α", title="test")
-    axes[1].legend(fontsize=8)
+    axes[2].set(xlabel="α", ylabel="FVU", title="reconstruction of validation images")
+    axes[2].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     sns.despine(figure)
     return figure
 
@@ -166,15 +169,51 @@ def epoch_curve(curve: list[tuple[ReadoutRun, StoredRun]], paper_error: float) -
     return figure
 
 
-def write_figures(study: Study) -> list[Path]:
-    """Write the figures that need no weights; Figure 1 is written by its notebook."""
-    if not (curve := study.curve()):
-        return []
-    from ksae_lib.report.tables import reported
+def sweep_figure(table: pd.DataFrame, factors: list[str] | None = None) -> Figure:
+    """Validation error against each setting, one changed at a time; bars are 95% intervals over the seeds.
 
+    Args:
+        table: from ``sweep_table``.
+        factors: settings to show, by default all.
+    """
+    names = factors or list(dict.fromkeys(table["factor"]))
+    columns = min(4, len(names))
+    rows = -(-len(names) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(3.2 * columns, 2.6 * rows), layout="constrained", sharey=True, squeeze=False
+    )
+    for axis, name in itertools.zip_longest(axes.flat, names):
+        if name is None:
+            axis.axis("off")
+            continue
+        part = table[table["factor"] == name].reset_index(drop=True)
+        axis.errorbar(part.index, part["val_error_mean"], part["ci_half"], fmt="o", color="0.3", capsize=3)
+        base = part[part["is_base"]]
+        axis.plot(base.index, base["val_error_mean"], "o", color=sns.color_palette("tab10")[3], zorder=3)
+        axis.axhline(float(base["val_error_mean"].iloc[0]), color="0.7", linestyle=":", zorder=0)
+        axis.set(title=name, xticks=part.index, xticklabels=part["value"].map(str), xlim=(-0.5, len(part) - 0.5))
+    for row in axes:
+        row[0].set_ylabel("validation error (%)")
+    sns.despine(figure)
+    return figure
+
+
+def write_figures(study: Study) -> list[Path]:
+    """Write the figures that need no weights; the others are written by their notebooks."""
+    from ksae_lib.report.tables import reported, sweep_table
+
+    files = []
+    table = sweep_table(study)
+    for name, factors in (("one_factor_at_a_time", None), ("error_against_k", ["k"])):
+        if len(table):
+            figure = sweep_figure(table, factors)
+            files += save_figure(figure, study.figures, name)
+            plt.close(figure)
+    if not (curve := study.curve()):
+        return files
     paper = reported()
     best = float(paper.loc[(paper["table"] == 1) & (paper["variant"] == "k=25"), "error_percent"].iloc[0])
     figure = epoch_curve(curve, best)
-    files = save_figure(figure, study.figures, "error_against_epochs")
+    files += save_figure(figure, study.figures, "error_against_epochs")
     plt.close(figure)
     return files

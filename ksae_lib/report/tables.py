@@ -115,14 +115,13 @@ def _summary(runs: list[StoredRun]) -> dict[str, Any]:
         }  # fmt: skip
     errors = [run.metrics["test_error"] for run in runs]
     low, high = interval(errors, runs[0].metrics["test_images"])
-    chosen = Counter(json.dumps(run.metrics["selected"], sort_keys=True) for run in runs)
     return {
         "error_mean": round(float(np.mean(errors)), 3),
         "error_ci_low": round(low, 3),
         "error_ci_high": round(high, 3),
         "n_seeds": len(runs),
         "val_error_mean": round(float(np.mean([run.metrics["validation_error"] for run in runs])), 3),
-        "selected": chosen.most_common(1)[0][0],
+        "selected": _usual([run.metrics["selected"] for run in runs]),
         "run_ids": " ".join(run.run.run_id for run in runs),
     }
 
@@ -170,6 +169,40 @@ def search_table(study: Study) -> pd.DataFrame:
     table = pd.DataFrame(records, columns=["method", "variant", "trial", "val_error", "run_id"])
     table["row"] = table.groupby(["method", "variant"], sort=False).ngroup()
     return table.sort_values(["row", "val_error"], kind="stable").drop(columns="row")
+
+
+def sweep_table(study: Study) -> pd.DataFrame:
+    """Validation error in percent when one setting is changed at a time; 95% intervals over the seeds (Student t)."""
+    records = []
+    for experiment in study.plan.experiments:
+        for sweep in experiment.sweeps:
+            for value, runs in sweep.points:
+                stored = [study.store.load(run) for run in runs if study.store.has(run)]
+                if not stored:
+                    continue
+                errors = np.array([run.metrics["validation_error"] for run in stored])
+                n = len(errors)
+                half = float(stats.t.ppf(0.975, n - 1) * errors.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+                records.append(
+                    {
+                        "factor": sweep.factor, "value": value, "is_base": value == sweep.base,
+                        "val_error_mean": round(float(errors.mean()), 3), "ci_half": round(half, 3), "n_seeds": n,
+                        "fvu_mean": round(float(np.mean([_chosen_fvu(run) for run in stored])), 4),
+                        "selected": _usual([run.metrics["selected"] for run in stored]),
+                        "run_ids": " ".join(run.run.run_id for run in stored),
+                    }
+                )  # fmt: skip
+    return pd.DataFrame(records)
+
+
+def _chosen_fvu(run: StoredRun) -> float:
+    trials = run.history
+    return float(trials.loc[trials["alpha"] == run.metrics["selected"]["alpha"], "fvu"].iloc[0])
+
+
+def _usual(selected: list[dict[str, float]]) -> str:
+    """What validation chose most often, as JSON."""
+    return Counter(json.dumps(chosen, sort_keys=True) for chosen in selected).most_common(1)[0][0]
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
@@ -228,6 +261,11 @@ def table_texts(study: Study) -> dict[Path, str]:
         base = study.tables / "error_against_epochs"
         texts[base.with_suffix(".csv")] = curve.to_csv(index=False, lineterminator="\n")
         texts[base.with_suffix(".md")] = markdown(curve.drop(columns="run_id"))
+    swept = sweep_table(study)
+    if len(swept):
+        base = study.tables / "one_factor_at_a_time"
+        texts[base.with_suffix(".csv")] = swept.to_csv(index=False, lineterminator="\n")
+        texts[base.with_suffix(".md")] = markdown(swept.drop(columns="run_ids"))
     searched = search_table(study)
     if len(searched):
         base = study.tables / "search"
