@@ -82,10 +82,10 @@ def benchmark(x: np.ndarray, ks: Sequence[int], seconds: float, steps: int) -> d
             bar.update()
     density = np.count_nonzero(x) / x.size
     results = {str(one.k): one.result(peaks, density) for one in slices}
-    results["hardware"] = _hardware() | {
-        "sgemm_gflop_per_s": _rounded(median(peaks["flop_per_s"]) / 1e9),
-        "update_gbyte_per_s": _rounded(median(peaks["bytes_per_s"]) / 1e9),
-        "nonzero_inputs": _rounded(density),
+    results["hardware"] = hardware() | {
+        "sgemm_gflop_per_s": rounded(median(peaks["flop_per_s"]) / 1e9),
+        "update_gbyte_per_s": rounded(median(peaks["bytes_per_s"]) / 1e9),
+        "nonzero_inputs": rounded(density),
     }
     return results
 
@@ -144,9 +144,9 @@ class _Slices:
             "floor_s_per_epoch": [e + u for e, u in zip(encode_s, update_s, strict=True)],
             "sparse_floor_s_per_epoch": [e * density + u for e, u in zip(encode_s, update_s, strict=True)],
         }
-        return {name: _rounded(median(values)) for name, values in figures.items()} | {
+        return {name: rounded(median(values)) for name, values in figures.items()} | {
             "quartiles": {
-                name: [_rounded(q) for q in np.percentile(values, [25, 75])] for name, values in figures.items()
+                name: [rounded(q) for q in np.percentile(values, [25, 75])] for name, values in figures.items()
             },
             "rounds": len(encode_s),
             "steps_per_slice": self.steps,
@@ -183,11 +183,11 @@ def _best_of(times: int, work: Callable[[], object]) -> float:
     return best
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _hardware() -> dict[str, Any]:
+def hardware() -> dict[str, Any]:
     names = [
         line.partition(":")[2].strip()
         for line in (_CPUINFO.read_text().splitlines() if _CPUINFO.exists() else [])
@@ -215,7 +215,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     }
     rows = {k: row for k, row in results.items() if k != "hardware"}
     first = next(iter(rows.values()))
-    hardware = results["hardware"]
+    machine = results["hardware"]
     cells = [["k", *columns]]
     for k, row in rows.items():
         cells.append([k, *(f"{row[name]:.3f}" for name in columns.values())])
@@ -230,12 +230,11 @@ def table(results: dict[str, dict[str, Any]]) -> str:
             "",
             f"Median and quartiles of {first['rounds']} rounds, each a slice of {first['steps_per_slice']} steps, "
             "scaled to an epoch.",
-            f"Floor: dense encode product at {hardware['sgemm_gflop_per_s']} GFLOP/s, plus weights and velocities "
-            f"read and written once per step at {hardware['update_gbyte_per_s']} GB/s.",
-            f"Sparse floor: the same with only the {hardware['nonzero_inputs']:.1%} of the inputs that are not zero. "
+            f"Floor: dense encode product at {machine['sgemm_gflop_per_s']} GFLOP/s, plus weights and velocities "
+            f"read and written once per step at {machine['update_gbyte_per_s']} GB/s.",
+            f"Sparse floor: the same with only the {machine['nonzero_inputs']:.1%} of the inputs that are not zero. "
             "The cpu engine leaves out zeros, cpu bfloat16 does not.",
-            f"Machine: {hardware['cpu']}, {hardware['cores']} cores; torch {hardware['torch']}, "
-            f"numba {hardware['numba']}.",
+            f"Machine: {machine['cpu']}, {machine['cores']} cores; torch {machine['torch']}, numba {machine['numba']}.",
         ]
     )
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import engines
+from benchmarks import engines, finetuning
 
 FIGURES = {"reference_s_per_epoch", "cpu_s_per_epoch", "ratio", "floor_s_per_epoch"}
 
@@ -70,3 +70,19 @@ def test_impossible_options_are_refused_in_one_sentence(bad, capsys):
     with pytest.raises(SystemExit):
         engines.main(bad)
     assert "is not possible" in capsys.readouterr().err
+
+
+def test_fine_tuning_benchmark_times_every_net(monkeypatch, capfd, tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = (rng.random((200, 49)) * (rng.random((200, 49)) < 0.2)).astype(np.float32), rng.integers(0, 10, 200)
+    monkeypatch.setattr(finetuning, "load_mnist", lambda: SimpleNamespace(train_x=x, train_y=y))
+    file = tmp_path / "finetuning.json"
+    finetuning.main(["--seconds", "0", "--steps", "1", "--output", str(file)])
+    results = json.loads(file.read_text())
+    times = {name: value for name, value in results.items() if name.endswith("s_per_epoch")}
+    assert len(times) == 6 and all(value > 0 for value in times.values())
+    ratio = results["dense_s_per_epoch"] / results["k_sparse_s_per_epoch"]
+    assert results["dense_over_k_sparse"] == pytest.approx(ratio, rel=2e-3)
+    assert "k_sparse_s_per_epoch" in capfd.readouterr().out
+    with pytest.raises(SystemExit):
+        finetuning.main(["--steps", "0"])

@@ -18,7 +18,8 @@ from ksae_lib.study import Study, project_root
 def blocks(results: Path) -> dict[str, str]:
     """The generated parts of the README by name, from the runs under ``results``."""
     quick, paper = Study("quick", results), Study("paper", results)
-    speed = project_root() / "benchmarks" / "results" / "engines.json"
+    benchmarks = project_root() / "benchmarks" / "results"
+    speed, tuning = benchmarks / "engines.json", benchmarks / "finetuning.json"
     curve = epoch_table(paper).drop(columns=["val_error", "run_id"], errors="ignore")
     verdicts = pd.DataFrame(claims(quick))[["id", "claim", "verdict", "confidence"]]
     return {
@@ -27,6 +28,7 @@ def blocks(results: Path) -> dict[str, str]:
         "claims": markdown(verdicts),
         "epochs": markdown(curve),
         "speed": _speed(json.loads(speed.read_text(encoding="utf-8"))) if speed.exists() else "",
+        "tuning_speed": _tuning_speed(json.loads(tuning.read_text(encoding="utf-8"))) if tuning.exists() else "",
     }
 
 
@@ -43,6 +45,22 @@ def _speed(measured: dict[str, Any]) -> str:
         f"Seconds per epoch (50,000 × 784, 1000 units, batch 100) on {hardware['cpu']}, {hardware['cores']} cores:\n\n"
         + markdown(rows.rename(columns={**names, "ratio": "reference / cpu"}))
     )
+
+
+def _tuning_speed(measured: dict[str, Any]) -> str:
+    rows = [
+        {
+            "layers": layers,
+            "dense": f"{measured[dense + '_s_per_epoch']:.2f}",
+            "k-sparse": f"{measured[k_sparse + '_s_per_epoch']:.2f}",
+            "dense / k-sparse": f"{measured[name]:.1f}",
+        }
+        for layers, dense, k_sparse, name in (
+            (1, "dense", "k_sparse", "dense_over_k_sparse"),
+            (2, "deep_dense_dropout", "deep_k_sparse", "deep_dense_over_deep_k_sparse"),
+        )
+    ]
+    return "Seconds per epoch of fine-tuning, every layer trained, αk = 75:\n\n" + markdown(pd.DataFrame(rows))
 
 
 def filled(text: str, generated: dict[str, str]) -> str:
