@@ -22,6 +22,7 @@ from ksae_lib.plan import (
     requires,
     to_json,
 )
+from ksae_lib.study import Study
 
 
 @pytest.mark.parametrize("profile", ["smoke", "quick", "paper", "search"])
@@ -65,9 +66,21 @@ def test_seeds_multiply_the_rows_with_a_random_encoder_only() -> None:
 
 
 def test_every_method_of_the_search_has_as_many_trials() -> None:
-    for name in ("search", "finetuning_search"):
-        for search in load_plan("search").experiment(name).searches:
-            assert len({run.run_id for _, run in search.trials}) == len(search.trials) == 4
+    for search in load_plan("search").experiment("search").searches:
+        assert len({run.run_id for _, run in search.trials}) == len(search.trials) == 4
+
+
+def test_the_rows_have_the_settings_that_the_search_found_best() -> None:
+    stored = Study("search")
+    rows = {(r.method, r.variant): r for e in load_plan("quick").experiments for r in e.rows}
+    for experiment in stored.plan.experiments:
+        for search in experiment.searches:
+            errors = [stored.store.load(run).metrics["validation_error"] for _, run in search.trials]
+            settings, _ = search.trials[errors.index(min(errors))]
+            run = rows[search.method, search.variant].runs[0]
+            assert run.encoder is not None
+            config = run.encoder.train if isinstance(run.encoder, TrainRun) else run.encoder.baseline
+            assert {name: getattr(config, name) for name in settings} == settings, search.method
 
 
 def test_a_second_layer_is_trained_on_codes_of_the_first() -> None:
