@@ -41,15 +41,14 @@ def _engines(x: np.ndarray, y: np.ndarray) -> dict[str, NetEngine]:
         model.initialize(0.05, noise)
         return model
 
-    def dropout(size: int) -> Autoencoder:
-        return AutoencoderConfig(hidden_dropout=0.5, weight_std=0.05).build(size)
+    def dense(size: int) -> Autoencoder:
+        return AutoencoderConfig(weight_std=0.05).build(size)
 
     encoders: dict[str, list[KSparseAutoencoder | Autoencoder]] = {
-        "dense": [],
-        "dense_dropout": [dropout(inputs)],
+        "dense": [dense(inputs)],
         "k_sparse": [k_sparse(inputs)],
         "k_sparse_autograd": [k_sparse(inputs)],
-        "deep_dense_dropout": [dropout(inputs), dropout(_UNITS)],
+        "deep_dense": [dense(inputs), dense(_UNITS)],
         "deep_k_sparse": [k_sparse(inputs), k_sparse(_UNITS)],
     }
     made = {}
@@ -88,7 +87,7 @@ def benchmark(x: np.ndarray, y: np.ndarray, seconds: float, steps: int) -> dict[
     ratios = {
         "dense_over_k_sparse": [d / k for d, k in zip(times["dense"], times["k_sparse"], strict=True)],
         "deep_dense_over_deep_k_sparse": [
-            d / k for d, k in zip(times["deep_dense_dropout"], times["deep_k_sparse"], strict=True)
+            d / k for d, k in zip(times["deep_dense"], times["deep_k_sparse"], strict=True)
         ],
     }
     figures = {f"{name}_s_per_epoch": values for name, values in times.items()} | ratios

@@ -53,8 +53,9 @@ def _reproduce(options: argparse.Namespace) -> None:
     from ksae_lib.report import error_table, markdown
     from ksae_lib.report.tables import readable
 
-    print(f"\nTable 1, profile {study.plan.profile} (errors in percent on the test set):\n")
-    print(markdown(readable(error_table(study, 1))))
+    for number in sorted({row.table for e in study.plan.experiments for row in e.rows}):
+        print(f"\nTable {number}, profile {study.plan.profile} (errors in percent on the test set):\n")
+        print(markdown(readable(error_table(study, number))))
     for what, folder in (
         ("tables", study.tables),
         ("figures", study.figures),
@@ -75,7 +76,10 @@ def _run(options: argparse.Namespace) -> None:
 
     run = study.plan.run(options.run_id)
     before = study.store.load(run) if study.store.has(run) else None
-    after = obtain(run, study.store, force=options.force, resume=options.resume)
+    try:
+        after = obtain(run, study.store, force=options.force, resume=options.resume)
+    except ValueError as error:
+        raise PlanError(f"{run.run_id} cannot be carried out: {error}") from error
     print(_line(before if options.force else None, after))
     if options.stamp:
         folder = study.store.folder(run)
@@ -161,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     def where(made: argparse.ArgumentParser) -> None:
-        made.add_argument("--profile", default="quick", help="smoke, quick or paper (default: quick)")
+        made.add_argument("--profile", default="quick", help="smoke, quick, paper or search (default: quick)")
         made.add_argument("--seeds", type=int, help="seeds per table row (default: the profile's)")
         made.add_argument(
             "--results", type=Path, default=default_results(), help="folder of results (default: results/)"

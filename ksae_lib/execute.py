@@ -101,7 +101,7 @@ def execute(run: Run, store: RunStore, *, resume: bool = True, progress: bool | 
         wrong = net.mistakes(data.test_x, data.test_y)
         results = {
             "encoder_runs": [encoder.run_id for encoder in stack(run.encoder)],
-            "selected": {"learning_rate": run.finetune.learning_rate},
+            "selected": {},
             "loss": float(history["loss"].iloc[-1]),
             "validation_error": float(history["validation_error"].iloc[-1]),
             "test_error": 100 * len(wrong) / len(data.test_y),

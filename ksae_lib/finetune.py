@@ -275,6 +275,9 @@ def finetune(
     """
     if x.ndim != 2 or len(x) == 0 or y.shape != (len(x),):
         raise ValueError(f"Examples have shape {x.shape} and classes {y.shape}: one row and one class for each.")
+    classes = net.softmax.out_features
+    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= classes:
+        raise ValueError(f"Classes must be whole numbers from 0 to {classes - 1}.")
     if not np.isfinite(x).all():
         raise ValueError("Examples hold NaN or infinite values: remove or replace them first.")
     noise = torch.Generator().manual_seed(config.seed + 1)
@@ -288,10 +291,10 @@ def finetune(
                 momentum = schedule.linear_by_epoch(epoch, epochs, config.momentum, config.momentum_end)
                 order = np.random.default_rng([config.seed, len(rows)]).permutation(len(x))
                 loss = engine.run_epoch(order, rate, momentum)
-                if not math.isfinite(loss):
+                if not (math.isfinite(loss) and all(bool(p.isfinite().all()) for p in net.parameters())):
                     raise DivergenceError(
-                        f"Fine-tuning diverged: its loss became {loss} in epoch {len(rows)} (counted from 0) at "
-                        f"learning rate {rate:g}. Lower the learning rate."
+                        f"Fine-tuning diverged: the loss or a weight stopped being finite (loss {loss:.3g}) in epoch "
+                        f"{len(rows)} (counted from 0) at learning rate {rate:g}. Lower the learning rate."
                     )
                 row = {"epoch": len(rows), "fixed_layers": fixed, "learning_rate": rate, "momentum": momentum}
                 row |= {"loss": loss, "seconds": time.perf_counter() - started}

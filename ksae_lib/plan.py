@@ -376,7 +376,7 @@ def load_plan(profile: str, seeds: int | None = None, path: Path | None = None) 
         for row in spec.get("rows", []):
             runs = tuple(row_run(row, seed) for seed in range(seeds))
             rows.append(
-                Row(row["table"], row["method"], row.get("variant", ""), runs if _seeded(runs[0]) else runs[:1])
+                Row(row["table"], row["method"], row.get("variant", ""), runs if depends_on_seed(runs[0]) else runs[:1])
             )
         searches = tuple(
             Search(
@@ -406,7 +406,7 @@ def load_plan(profile: str, seeds: int | None = None, path: Path | None = None) 
     return Plan(profile, seeds, tuple(experiments), claims)
 
 
-def _seeded(run: Supervised) -> bool:
+def depends_on_seed(run: Supervised) -> bool:
     """Whether another seed gives another run."""
     if isinstance(run, FinetuneRun):
         return True

@@ -16,12 +16,13 @@ from ksae_lib.files import write_text
 from ksae_lib.plan import Experiment, Plan
 from ksae_lib.study import Study, project_root
 
+_SHARED = ("model.py", "selection.py", "metrics.py", "readout.py", "execute.py", "datasets/*.py")
 _CODE = {
-    "train": ("model.py", "selection.py", "schedule.py", "metrics.py", "execute.py", "engines/*.py", "datasets/*.py"),
-    "baseline": ("baselines/*.py", "model.py", "selection.py", "schedule.py", "execute.py", "datasets/*.py"),
-    "readout": ("model.py", "selection.py", "readout.py", "execute.py", "datasets/*.py"),
-    "finetune": ("finetune.py", "selection.py", "schedule.py", "execute.py", "engines/*.py", "datasets/*.py"),
-    "report": ("metrics.py", "study.py", "notebooks.py", "report/*.py"),
+    "train": (*_SHARED, "schedule.py", "engines/*.py"),
+    "baseline": (*_SHARED, "schedule.py", "baselines/*.py"),
+    "readout": (*_SHARED, "baselines/base.py"),
+    "finetune": (*_SHARED, "schedule.py", "engines/*.py", "baselines/*.py", "finetune.py"),
+    "report": ("metrics.py", "plan.py", "study.py", "notebooks.py", "report/*.py", "../experiments.yaml"),
 }
 
 

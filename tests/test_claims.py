@@ -91,8 +91,11 @@ def test_verdicts_follow_from_the_runs(tmp_path: Path) -> None:
     put(study, "k-sparse autoencoder | k=25", [1.5] * 3, {1.0: 2.0, 2.0: 1.4, 3.0: 1.5, 4.0: 1.7})
     put(study, "k-sparse autoencoder | k=100", [0.5] * 3)
     put(study, "k-sparse autoencoder | k=10", [1.5] * 3)
+    for name in ("RBM", "Dropout autoencoder | 50% hidden", "Denoising autoencoder | 20% input dropout"):
+        put(study, name, [0.5] * 3)
     got = verdicts(study)
     assert (got["C4"], got["C14"], got["C2"]) == ("partially supported", "contradicted", "partially supported")
+    assert got["C1"] == "contradicted", "three parts the opposite, two as claimed"
     (c1,) = [record for record in claims(study) if record["id"] == "C1"]
     assert c1["confidence"] == "medium"
     assert c1["deviations"][0].startswith("trained for fewer epochs")
@@ -118,3 +121,28 @@ def test_every_claim_names_rows_and_notebooks_that_exist() -> None:
     notebooks = {e.notebook for e in plan.experiments}
     assert {claim.notebook for claim in plan.claims} <= notebooks
     assert all(isinstance(run, FinetuneRun) for row in rows(Study("quick"), 3) for run in row.runs)
+
+
+def test_fewer_than_three_seeds_of_a_row_decide_nothing(tmp_path: Path) -> None:
+    study = Study("quick", tmp_path)
+    put(study, "k-sparse autoencoder | k=25", [1.5] * 5)
+    put(study, "k-sparse autoencoder | k=100", [3.0] * 2)
+    (c14,) = [record for record in claims(study) if record["id"] == "C14"]
+    assert (c14["verdict"], c14["confidence"]) == ("inconclusive", "low")
+    put(study, "k-sparse autoencoder | k=100", [3.0] * 3)
+    (c14,) = [record for record in claims(study) if record["id"] == "C14"]
+    assert (c14["verdict"], c14["confidence"]) == ("validated", "medium")
+
+
+def test_filters_and_codes_are_compared_by_their_measures(tmp_path: Path) -> None:
+    study = Study("quick", tmp_path)
+    areas = {70: 0.1, 40: 0.2, 25: 0.3, 10: 0.4}
+    for run in study.plan.experiment("filters").filters:
+        study.store.save(run, {"effective_area_median": areas[run.train.k], "seed": 0}, pd.DataFrame({"epoch": []}))
+    for label, encoder in study.plan.experiment("activities").models:
+        metrics = {"sparsity": {"hoyer": 0.9 if label.endswith("15") else 0.5}, "effective_area_median": 0.1, "seed": 0}
+        study.store.save(encoder, metrics, pd.DataFrame({"epoch": []}), replace=True)
+    assert (verdicts(study)["C5"], verdicts(study)["C11"]) == ("validated", "validated")
+    first = study.plan.experiment("filters").filters[-1]
+    study.store.save(first, {"effective_area_median": 0.01, "seed": 0}, pd.DataFrame({"epoch": []}), replace=True)
+    assert verdicts(study)["C5"] == "partially supported"

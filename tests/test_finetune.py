@@ -162,6 +162,14 @@ def test_the_defaults_are_those_of_section_4_2() -> None:
     assert (config.learning_rate, config.learning_rate_end) == (1.0, 0.001)
 
 
+def test_a_unit_that_became_nan_is_divergence_although_it_is_never_kept() -> None:
+    x, y = examples()
+    net = sparse_net(1, dtype=torch.float32)
+    net.layers[0].weight.data[3] = torch.nan
+    with pytest.raises(DivergenceError, match="a weight stopped being finite"):
+        finetune(net, x, y, FinetuneConfig(epochs=1, learning_rate=0.1))
+
+
 def test_divergence_is_told_with_its_remedy() -> None:
     x, y = examples()
     config = FinetuneConfig(epochs=20, learning_rate=1e20)
@@ -189,6 +197,9 @@ def test_what_cannot_be_fine_tuned_is_refused() -> None:
     x, y = examples()
     with pytest.raises(ValueError, match="one class for each"):
         finetune(sparse_net(), x, y[:-1], FinetuneConfig())
+    for wrong in (y - 1, y + 1, y.astype(float)):
+        with pytest.raises(ValueError, match="whole numbers from 0 to 3"):
+            finetune(sparse_net(), x, wrong, FinetuneConfig())
     broken = x.copy()
     broken[0, 0] = np.nan
     with pytest.raises(ValueError, match="NaN"):

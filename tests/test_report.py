@@ -12,9 +12,9 @@ from matplotlib import pyplot as plt
 from ksae_lib import TrainConfig
 from ksae_lib.plan import DataConfig, ReadoutRun, TrainRun
 from ksae_lib.report import error_table, save_figure, stale, write_texts
-from ksae_lib.report.figures import filter_mosaic
+from ksae_lib.report.figures import filter_mosaic, sweep_figure
 from ksae_lib.report.readme import filled
-from ksae_lib.report.tables import COLUMNS, interval, readable, verdict
+from ksae_lib.report.tables import COLUMNS, interval, readable, search_table, sweep_table, verdict
 from ksae_lib.study import Study
 
 TRIALS = pd.DataFrame({"alpha": [1.0], "l2": [0.1]})
@@ -92,6 +92,13 @@ def test_table_1_keeps_its_contract_and_counts_the_stored_seeds(tmp_path: Path) 
     assert (none["n_seeds"], none["verdict"], none["paper_error"]) == (0, "not tested", 2.1)
     assert (pixels["paper_error"], pixels["verdict"]) == (7.2, "validated")
     assert set(table["source"]) == {"replicated"}
+    table3 = error_table(study, 3)
+    figures = dict(zip(table3["method"] + " | " + table3["variant"], table3["paper_error"], strict=True))
+    assert figures["Without pre-training | "] == 1.6
+    assert figures["k-sparse AE + F.T. | k=25"] == 1.08
+    assert figures["Deep k-sparse AE + F.T. | k=25, layer-wise pre-training"] == 0.97
+    assert figures["Deep dropout AE + F.T. | layer-wise pre-training, 50% hidden"] == 0.85
+    assert table3["paper_error"].notna().sum() == 7
     assert readable(error_table(study, 1))["Ours"].tolist().count("–") == len(table) - 3
 
 
@@ -153,3 +160,37 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path: Path) -> None:
         plt.close(figure)
     for suffix in (".png", ".svg"):
         assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+def test_sweep_table_has_a_row_for_each_value_with_the_spread_over_seeds(tmp_path: Path) -> None:
+    study = Study("search", tmp_path, seeds=2)
+    assert len(sweep_table(study)) == 0
+    (k,) = [sweep for e in study.plan.experiments for sweep in e.sweeps if sweep.factor == "k"]
+    trials = pd.DataFrame({"alpha": [2.0, 3.0], "fvu": [0.1, 0.2]})
+    for value, runs in k.points:
+        for seed, run in enumerate(runs):
+            assert isinstance(run.encoder, TrainRun)
+            assert (run.encoder.train.k, run.encoder.train.seed) == (value, seed)
+            study.store.save(run, {"validation_error": 2.0 + seed, "selected": {"alpha": 3.0, "l2": 1e-4}}, trials)
+    table = sweep_table(study)
+    part = table[table["factor"] == "k"]
+    assert part["value"].tolist() == [value for value, _ in k.points]
+    assert part.loc[part["is_base"], "value"].tolist() == [25]
+    assert part["val_error_mean"].tolist() == [2.5] * len(part)
+    assert part["ci_half"].tolist() == pytest.approx([12.706 * math.sqrt(0.5) / math.sqrt(2)] * len(part), abs=1e-3)
+    assert set(part["fvu_mean"]) == {0.2}
+    figure = sweep_figure(table, ["k"])
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == [str(value) for value, _ in k.points]
+    plt.close(figure)
+
+
+def test_search_table_lists_trials_of_a_method_from_the_best(tmp_path: Path) -> None:
+    study = Study("search", tmp_path)
+    searches = study.plan.experiment("search").searches[:2]
+    for search in searches:
+        for error, (_, run) in zip((3.0, 1.0, 2.0), search.trials, strict=False):
+            study.store.save(run, {"validation_error": error}, TRIALS)
+    table = search_table(study)
+    assert table["method"].tolist() == [s.method for s in searches for _ in range(3)]
+    assert table["val_error"].tolist() == [1.0, 2.0, 3.0] * 2
+    assert json.loads(table["trial"].iloc[0]) == searches[0].trials[1][0]

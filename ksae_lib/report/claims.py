@@ -11,16 +11,17 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ksae_lib.plan import Claim, DataConfig, Encoder
-from ksae_lib.report.tables import shorter_than_the_paper
+from ksae_lib.plan import Claim, DataConfig, Encoder, FinetuneRun, ReadoutRun, depends_on_seed
+from ksae_lib.report.tables import FEWEST_SEEDS, shorter_than_the_paper
 from ksae_lib.runs import StoredRun
 from ksae_lib.study import Study
 
 COMPARISON_NOTE = (
     "Difference of the mean errors in points with a 95% interval and p value: errors are paired image by image on the "
-    "same test images, the variances of both seed means are added, degrees of freedom after Satterthwaite."
+    "same test images, the variances of both seed means are added, degrees of freedom after Satterthwaite. A row with "
+    "a single run has no variance over seeds: its interval is too narrow."
 )
-_HIGH, _MEDIUM = 5, 3
+_HIGH = 5
 Stored = list[StoredRun]
 
 
@@ -40,6 +41,8 @@ class Finding(NamedTuple):
     sign: int | None
     said: str
     runs: Sequence[StoredRun]
+    seeds: int = 1
+    """Runs of the row that has fewest, rows without chance left out."""
 
 
 def compare(first: Stored, second: Stored) -> Comparison:
@@ -99,7 +102,7 @@ def claims(study: Study) -> list[dict[str, Any]]:
                 "section": claim.section,
                 "rule": claim.rule,
                 "verdict": _verdict(findings, runs),
-                "confidence": _confidence(findings, runs),
+                "confidence": _confidence(findings, _short(runs)),
                 "evidence": {"findings": [f.said for f in findings], "run_ids": sorted(runs)},
                 "notebook": claim.notebook,
                 "deviations": _deviations(claim, runs),
@@ -119,19 +122,19 @@ def _verdict(findings: Sequence[Finding], runs: dict[str, StoredRun]) -> str:
         return "not tested"
     if all(sign == 1 for sign in signs):
         return "validated"
-    if 1 in signs:
-        return "partially supported"
-    return "contradicted" if -1 in signs else "inconclusive"
+    if signs.count(-1) > signs.count(1):
+        return "contradicted"
+    return "partially supported" if 1 in signs else "inconclusive"
 
 
-def _confidence(findings: Sequence[Finding], runs: dict[str, StoredRun]) -> str:
-    """High: at least five seeds at the paper's length; medium: at least three seeds; low: less."""
+def _confidence(findings: Sequence[Finding], short: bool) -> str:
+    """High: at least five seeds of every row, at the paper's length; medium: at least three seeds; low: fewer."""
     if any(finding.sign is None for finding in findings):
         return "none"
-    seeds = {run.metrics["seed"] for run in runs.values()} - {None}
-    if len(seeds) >= _HIGH and not _short(runs):
+    seeds = min(finding.seeds for finding in findings)
+    if seeds >= _HIGH and not short:
         return "high"
-    return "medium" if len(seeds) >= _MEDIUM else "low"
+    return "medium" if seeds >= FEWEST_SEEDS else "low"
 
 
 def _short(runs: dict[str, StoredRun]) -> bool:
@@ -173,27 +176,40 @@ def _lower(store: _Evidence, want: dict[str, Any]) -> list[Finding]:
             found.append(Finding(None, f"{want['row']} or {name} has no run", []))
             continue
         c = compare(ours, other)
-        sign = 1 if c.high < 0 else -1 if c.low > 0 else 0
-        said = f"{want['row']} − {name}: {c.difference:+.2f} points ({c.low:+.2f} to {c.high:+.2f})"
-        found.append(Finding(sign, said, [*ours, *other]))
+        seeds = min(_seeds(ours), _seeds(other))
+        sign = 0 if seeds < FEWEST_SEEDS else 1 if c.high < 0 else -1 if c.low > 0 else 0
+        said = f"{want['row']} − {name}: {c.difference:+.2f} points ({c.low:+.2f} to {c.high:+.2f}), {seeds} seeds"
+        found.append(Finding(sign, said, [*ours, *other], seeds))
     return found
 
 
+def _seeds(runs: Stored) -> int:
+    run = runs[0].run
+    chance = isinstance(run, ReadoutRun | FinetuneRun) and depends_on_seed(run)
+    return len(runs) if chance else _HIGH
+
+
 def _alpha(store: _Evidence, want: dict[str, Any]) -> list[Finding]:
-    """``{table, row, best}``: the best α > 1 has a lower validation error than α = 1, and of all α the named one."""
+    """``{table, row, best}``: validation error at the named α is lower than at α = 1, and than at every other α.
+
+    Differences are paired over the seeds, with 95% intervals (Student t).
+    """
     stored = store.row(want["table"], want["row"])
-    if len(stored) < 2:
-        return [Finding(None, f"{want['row']} has fewer than two runs", stored)]
+    seeds = len(stored)
+    if seeds < FEWEST_SEEDS:
+        return [Finding(None, f"{want['row']} has {seeds} runs, {FEWEST_SEEDS} are needed", stored)]
     by_alpha = pd.DataFrame([run.history.groupby("alpha")["validation_error"].min() for run in stored])
-    gain = by_alpha[1.0] - by_alpha.drop(columns=1.0).min(axis=1)
-    half = float(stats.t.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / math.sqrt(len(gain)))
-    mean = float(gain.mean())
-    sign = 1 if mean - half > 0 else -1 if mean + half < 0 else 0
-    best = float(by_alpha.columns[int(by_alpha.mean().argmin())])
-    return [
-        Finding(sign, f"best α > 1 gains {mean:.2f} ± {half:.2f} points of validation error over α = 1", stored),
-        Finding(1 if best == want["best"] else -1, f"lowest mean validation error at α = {best:g}", stored),
-    ]
+    if want["best"] not in by_alpha:
+        return [Finding(None, f"{want['row']} was not tried at α = {want['best']:g}", stored)]
+    found = []
+    for alpha in by_alpha.columns.drop(want["best"]):
+        gain = by_alpha[alpha] - by_alpha[want["best"]]
+        half = float(stats.t.ppf(0.975, seeds - 1) * gain.std(ddof=1) / math.sqrt(seeds))
+        mean = float(gain.mean())
+        sign = 1 if mean - half > 0 else -1 if mean + half < 0 else 0
+        said = f"α = {want['best']:g} gains {mean:+.2f} ± {half:.2f} points of validation error over α = {alpha:g}"
+        found.append(Finding(sign, said, stored, seeds))
+    return found
 
 
 def _falls(store: _Evidence, want: dict[str, Any]) -> list[Finding]:
@@ -214,8 +230,8 @@ def _sparser(store: _Evidence, want: dict[str, Any]) -> list[Finding]:
     """``{model, measure}``: of the models of Figure 4, the named one has the largest measure."""
     models = dict(pair for e in store.study.plan.experiments for pair in e.models)
     runs = store.encoders(list(models.values()))
-    if runs is None:
-        return [Finding(None, "a model of Figure 4 is missing", [])]
+    if runs is None or not all("sparsity" in run.metrics for run in runs):
+        return [Finding(None, "a model of Figure 4, or the sparsity of its codes, is missing", [])]
     stored = dict(zip(models, runs, strict=True))
     values = {label: run.metrics["sparsity"][want["measure"]] for label, run in stored.items()}
     ours = values[want["model"]]

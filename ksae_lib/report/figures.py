@@ -136,7 +136,7 @@ def alpha_curves(runs: list[tuple[str, list[StoredRun]]]) -> Figure:
     for colour, (label, stored) in zip(colours, runs, strict=True):
         best = [_best_by_alpha(run.history) for run in stored]
         for axis, column in zip(axes, ("validation_error", "test_error", "fvu"), strict=True):
-            table = pd.DataFrame({i: b[column] for i, b in enumerate(best)})
+            table = pd.DataFrame({i: b[column] for i, b in enumerate(best) if column in b})
             axis.plot(table.index, table.mean(axis=1), "o-", color=colour, label=label)
             axis.plot(table.index, table, color=colour, alpha=0.25, linewidth=0.8)
     axes[0].set(xlabel="α", ylabel="error (%)", title="validation (α is chosen here)")
@@ -176,7 +176,8 @@ def sweep_figure(table: pd.DataFrame, factors: list[str] | None = None) -> Figur
         table: from ``sweep_table``.
         factors: settings to show, by default all.
     """
-    names = factors or list(dict.fromkeys(table["factor"]))
+    known = table.loc[table["is_base"], "factor"]
+    names = [name for name in dict.fromkeys(known) if factors is None or name in factors]
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
     figure, axes = plt.subplots(
@@ -205,7 +206,7 @@ def write_figures(study: Study) -> list[Path]:
     files = []
     table = sweep_table(study)
     for name, factors in (("one_factor_at_a_time", None), ("error_against_k", ["k"])):
-        if len(table):
+        if len(table) and table["is_base"].any():
             figure = sweep_figure(table, factors)
             files += save_figure(figure, study.figures, name)
             plt.close(figure)

@@ -57,7 +57,7 @@ def _tuning_speed(measured: dict[str, Any]) -> str:
         }
         for layers, dense, k_sparse, name in (
             (1, "dense", "k_sparse", "dense_over_k_sparse"),
-            (2, "deep_dense_dropout", "deep_k_sparse", "deep_dense_over_deep_k_sparse"),
+            (2, "deep_dense", "deep_k_sparse", "deep_dense_over_deep_k_sparse"),
         )
     ]
     return "Seconds per epoch of fine-tuning, every layer trained, αk = 75:\n\n" + markdown(pd.DataFrame(rows))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,9 @@ COLUMNS = [
     *("error_mean", "error_ci_low", "error_ci_high", "n_seeds", "val_error_mean"),
     *("selected", "run_ids", "verdict", "source"),
 ]
-_FEWEST_SEEDS = 3
+FEWEST_SEEDS = 3
+_PRINTED = ", as printed"
+"""Ends the variant of a row with the paper's settings where another has those that validation chose."""
 INTERVAL_NOTE = (
     "Errors in percent on the test set. Intervals are 95%: the spread over seeds (Student t) and the binomial "
     "sampling error of the test set, added in quadrature. Verdict on the paper's figure: validated if it lies in "
@@ -64,7 +65,7 @@ def verdict(paper: float | None, low: float, high: float, runs: Sequence[Supervi
     if paper is None or not runs or runs[0].data != DataConfig(split_seed=runs[0].data.split_seed):
         return "not tested"
     tuned = isinstance(runs[0], FinetuneRun)
-    few = len(runs) < _FEWEST_SEEDS and (tuned or runs[0].encoder is not None)
+    few = len(runs) < FEWEST_SEEDS and (tuned or runs[0].encoder is not None)
     if few or shorter_than_the_paper(runs[0]):
         return "inconclusive"
     return "validated" if low <= paper <= high else "contradicted"
@@ -85,9 +86,8 @@ def error_table(study: Study, table: int) -> pd.DataFrame:
     records = []
     for row, runs in study.rows(table):
         dataset = study.plan.experiments[0].filters[0].data.name.upper()
-        k = re.match(r"k=\d+", row.variant)
         known = paper[(paper["table"] == table) & (paper["dataset"] == dataset) & (paper["method"] == row.method)]
-        known = known[known["variant"].fillna("") == (k.group() if k else row.variant)]
+        known = known[known["variant"].fillna("") == row.variant.removesuffix(_PRINTED)]
         figure = float(known["error_percent"].iloc[0]) if len(known) else None
         summary = _summary(runs)
         low, high = summary["error_ci_low"], summary["error_ci_high"]
