@@ -26,6 +26,7 @@ lab: $(READY)
 report: $(READY)
 	$(BIN)/ksae report --profile quick
 	$(BIN)/ksae report --profile paper
+	$(BIN)/ksae report --profile search
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -37,6 +38,7 @@ fresh: $(READY)
 	$(BIN)/ksae report --check --profile smoke
 	$(BIN)/ksae report --check --profile quick
 	$(BIN)/ksae report --check --profile paper
+	$(BIN)/ksae report --check --profile search
 
 # In an environment of its own: it needs an older jsonschema than JupyterLab does.
 citation: .venv-citation/.ready

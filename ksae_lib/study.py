@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from ksae_lib.plan import Plan, ReadoutRun, Row, load_plan
+from ksae_lib.plan import Plan, ReadoutRun, Row, Sweep, load_plan
 from ksae_lib.runs import RunStore, StoredRun
 
 _MOST_SEEDS = 100
@@ -66,6 +67,15 @@ class Study:
             for experiment in self._wide.experiments
             for row in experiment.rows
             if row.table == table
+        ]
+
+    def sweeps(self) -> list[tuple[Sweep, Any, list[StoredRun]]]:
+        """Each value of a setting that was changed alone, with every finished run in the store, of whatever seed."""
+        return [
+            (sweep, value, [self.store.load(run) for run in runs if self.store.has(run)])
+            for experiment in self._wide.experiments
+            for sweep in experiment.sweeps
+            for value, runs in sweep.points
         ]
 
     def curve(self) -> list[tuple[ReadoutRun, StoredRun]]:

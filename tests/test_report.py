@@ -179,7 +179,7 @@ def test_sweep_table_has_a_row_for_each_value_with_the_spread_over_seeds(tmp_pat
     assert part["val_error_mean"].tolist() == [2.5] * len(part)
     assert part["ci_half"].tolist() == pytest.approx([12.706 * math.sqrt(0.5) / math.sqrt(2)] * len(part), abs=1e-3)
     assert set(part["fvu_mean"]) == {0.2}
-    figure = sweep_figure(table, ["k"])
+    figure = sweep_figure(table)
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == [str(value) for value, _ in k.points]
     plt.close(figure)
 

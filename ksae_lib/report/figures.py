@@ -169,19 +169,17 @@ def epoch_curve(curve: list[tuple[ReadoutRun, StoredRun]], paper_error: float) -
     return figure
 
 
-def sweep_figure(table: pd.DataFrame, factors: list[str] | None = None) -> Figure:
+def sweep_figure(table: pd.DataFrame) -> Figure:
     """Validation error against each setting, one changed at a time; bars are 95% intervals over the seeds.
 
     Args:
-        table: from ``sweep_table``.
-        factors: settings to show, by default all.
+        table: from ``sweep_table``; settings without their base value are left out.
     """
-    known = table.loc[table["is_base"], "factor"]
-    names = [name for name in dict.fromkeys(known) if factors is None or name in factors]
+    names = list(dict.fromkeys(table.loc[table["is_base"], "factor"]))
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(3.2 * columns, 2.6 * rows), layout="constrained", sharey=True, squeeze=False
+        rows, columns, figsize=(2 + 3 * columns, 3 * rows), layout="constrained", sharey=True, squeeze=False
     )
     for axis, name in itertools.zip_longest(axes.flat, names):
         if name is None:
@@ -205,11 +203,10 @@ def write_figures(study: Study) -> list[Path]:
 
     files = []
     table = sweep_table(study)
-    for name, factors in (("one_factor_at_a_time", None), ("error_against_k", ["k"])):
-        if len(table) and table["is_base"].any():
-            figure = sweep_figure(table, factors)
-            files += save_figure(figure, study.figures, name)
-            plt.close(figure)
+    if len(table) and table["is_base"].any():
+        figure = sweep_figure(table)
+        files += save_figure(figure, study.figures, "error_against_settings")
+        plt.close(figure)
     if not (curve := study.curve()):
         return files
     paper = reported()

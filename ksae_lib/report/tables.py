@@ -174,24 +174,21 @@ def search_table(study: Study) -> pd.DataFrame:
 def sweep_table(study: Study) -> pd.DataFrame:
     """Validation error in percent when one setting is changed at a time; 95% intervals over the seeds (Student t)."""
     records = []
-    for experiment in study.plan.experiments:
-        for sweep in experiment.sweeps:
-            for value, runs in sweep.points:
-                stored = [study.store.load(run) for run in runs if study.store.has(run)]
-                if not stored:
-                    continue
-                errors = np.array([run.metrics["validation_error"] for run in stored])
-                n = len(errors)
-                half = float(stats.t.ppf(0.975, n - 1) * errors.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
-                records.append(
-                    {
-                        "factor": sweep.factor, "value": value, "is_base": value == sweep.base,
-                        "val_error_mean": round(float(errors.mean()), 3), "ci_half": round(half, 3), "n_seeds": n,
-                        "fvu_mean": round(float(np.mean([_chosen_fvu(run) for run in stored])), 4),
-                        "selected": _usual([run.metrics["selected"] for run in stored]),
-                        "run_ids": " ".join(run.run.run_id for run in stored),
-                    }
-                )  # fmt: skip
+    for sweep, value, stored in study.sweeps():
+        if not stored:
+            continue
+        errors = np.array([run.metrics["validation_error"] for run in stored])
+        n = len(errors)
+        half = float(stats.t.ppf(0.975, n - 1) * errors.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+        records.append(
+            {
+                "factor": sweep.factor, "value": value, "is_base": value == sweep.base,
+                "val_error_mean": round(float(errors.mean()), 3), "ci_half": round(half, 3), "n_seeds": n,
+                "fvu_mean": round(float(np.mean([_chosen_fvu(run) for run in stored])), 4),
+                "selected": _usual([run.metrics["selected"] for run in stored]),
+                "run_ids": " ".join(run.run.run_id for run in stored),
+            }
+        )  # fmt: skip
     return pd.DataFrame(records)
 
 
@@ -263,7 +260,7 @@ def table_texts(study: Study) -> dict[Path, str]:
         texts[base.with_suffix(".md")] = markdown(curve.drop(columns="run_id"))
     swept = sweep_table(study)
     if len(swept):
-        base = study.tables / "one_factor_at_a_time"
+        base = study.tables / "error_against_settings"
         texts[base.with_suffix(".csv")] = swept.to_csv(index=False, lineterminator="\n")
         texts[base.with_suffix(".md")] = markdown(swept.drop(columns="run_ids"))
     searched = search_table(study)
