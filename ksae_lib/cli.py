@@ -104,11 +104,11 @@ def _line(before: StoredRun | None, after: StoredRun) -> str:
 def _notebook(options: argparse.Namespace) -> None:
     study = _study(options)
     output = study.notebooks / f"{options.name}.ipynb"
-    os.environ["KSAE_RESULTS"] = str(study.folder.parent)
     execute_notebook(
         project_root() / "notebooks" / f"{options.name}.ipynb",
         output,
         {"profile": study.plan.profile, "seeds": study.plan.seeds},
+        study.folder.parent,
     )
     print(f"{options.name}: {os.path.relpath(output)}")
     if options.stamp:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +20,14 @@ class NotebookError(RuntimeError):
     """A notebook cannot be executed as asked, or did not run to its end."""
 
 
-def execute_notebook(source: Path, output: Path, parameters: dict[str, Any]) -> Path:
+def execute_notebook(source: Path, output: Path, parameters: dict[str, Any], results: Path) -> Path:
     """Execute a parameterized notebook and store it whole, without times, host names or absolute paths.
 
     Args:
         source: notebook with one cell tagged ``parameters`` whose last cell prints ``SENTINEL``.
         output: where the executed notebook goes.
         parameters: values by name; each must be in the parameters cell and of the type of its default.
+        results: the folder of results the notebook reads and writes.
 
     Raises:
         NotebookError: missing file or tag, unknown name, wrong type, an error in a cell, a dead kernel, or an
@@ -36,7 +40,7 @@ def execute_notebook(source: Path, output: Path, parameters: dict[str, Any]) -> 
     if not source.exists():
         raise NotebookError(f"{source.name} is missing in {source.parent.name}/.")
     check_parameters(source, parameters)
-    with atomic_path(output) as temporary:
+    with atomic_path(output) as temporary, _environment("KSAE_RESULTS", str(results.resolve())):
         try:
             executed = papermill.execute_notebook(
                 source, None, parameters, kernel_name="python3", progress_bar=False, cwd=project_root(),
@@ -58,6 +62,20 @@ def execute_notebook(source: Path, output: Path, parameters: dict[str, Any]) -> 
             raise NotebookError(f"The output of {source.name} shows an absolute path: print relative paths only.")
         temporary.write_text(text + "\n", encoding="utf-8")
     return output
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Have a variable in the environment that kernels inherit."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def check_parameters(source: Path, parameters: dict[str, Any]) -> None:

@@ -120,6 +120,15 @@ def test_every_claim_names_rows_and_notebooks_that_exist() -> None:
     assert len({claim.id for claim in plan.claims}) == len(plan.claims) == 9
     notebooks = {e.notebook for e in plan.experiments}
     assert {claim.notebook for claim in plan.claims} <= notebooks
+    known = {" | ".join(filter(None, (row.method, row.variant))) for e in plan.experiments for row in e.rows}
+    named = {
+        name
+        for claim in plan.claims
+        for want in claim.evidence.values()
+        for name in [want.get("row"), *want.get("than", [])]
+        if name is not None
+    }
+    assert len(named) > 10 and named <= known
     assert all(isinstance(run, FinetuneRun) for row in rows(Study("quick"), 3) for run in row.runs)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import nbformat
@@ -31,14 +32,28 @@ def test_every_notebook_takes_the_parameters_the_runner_passes(path: Path) -> No
 
 def test_an_executed_notebook_holds_the_result_and_nothing_volatile(tmp_path: Path) -> None:
     source = write(tmp_path / "a.ipynb", "x = 1", "print(x + 1)", END)
-    output = execute_notebook(source, tmp_path / "out" / "a.ipynb", {"x": 41})
+    output = execute_notebook(source, tmp_path / "out" / "a.ipynb", {"x": 41}, tmp_path)
     notebook = nbformat.read(output, as_version=4)
     assert any("42" in o.get("text", "") for cell in notebook.cells for o in cell.get("outputs", []))
     text = output.read_text(encoding="utf-8")
     for volatile in ("papermill.record_timing", "start_time", "iopub", str(tmp_path), str(project_root())):
         assert volatile not in text
-    assert output.read_bytes() == execute_notebook(source, tmp_path / "b.ipynb", {"x": 41}).read_bytes()
+    assert output.read_bytes() == execute_notebook(source, tmp_path / "b.ipynb", {"x": 41}, tmp_path).read_bytes()
     assert [path.name for path in output.parent.iterdir()] == ["a.ipynb"]
+
+
+@pytest.mark.parametrize("before", [None, "elsewhere"])
+def test_the_notebook_alone_sees_the_folder_of_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
+    monkeypatch.delenv("KSAE_RESULTS", raising=False)
+    if before is not None:
+        monkeypatch.setenv("KSAE_RESULTS", before)
+    monkeypatch.chdir(tmp_path)
+    seen = "from ksae_lib.study import default_results; print(default_results().name)"
+    output = execute_notebook(write(tmp_path / "a.ipynb", "x = 1", seen, END), tmp_path / "b.ipynb", {}, Path("mine"))
+    assert '"mine\\n"' in output.read_text(encoding="utf-8")
+    assert os.environ.get("KSAE_RESULTS") == before
 
 
 @pytest.mark.parametrize(
@@ -62,11 +77,11 @@ def test_what_papermill_only_warns_of_is_an_error_and_keeps_the_earlier_notebook
     output = tmp_path / "out.ipynb"
     output.write_text("earlier")
     with pytest.raises(NotebookError, match=message):
-        execute_notebook(source, output, parameters)
+        execute_notebook(source, output, parameters, tmp_path)
     assert output.read_text() == "earlier"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ipynb", "out.ipynb"]
 
 
 def test_a_missing_notebook_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotebookError, match=r"nowhere\.ipynb is missing"):
-        execute_notebook(tmp_path / "nowhere.ipynb", tmp_path / "out.ipynb", {})
+        execute_notebook(tmp_path / "nowhere.ipynb", tmp_path / "out.ipynb", {}, tmp_path)

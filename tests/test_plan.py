@@ -22,7 +22,7 @@ from ksae_lib.plan import (
     requires,
     to_json,
 )
-from ksae_lib.study import Study
+from ksae_lib.study import Study, project_root
 
 
 @pytest.mark.parametrize("profile", ["smoke", "quick", "paper", "search"])
@@ -56,7 +56,8 @@ def test_paper_profile_has_the_settings_of_section_4_2() -> None:
 
 
 def rows(seeds: int | None = None) -> tuple[Row, ...]:
-    return load_plan("quick", seeds).experiment("features").rows
+    plan = load_plan("quick", seeds)
+    return plan.experiment("features").rows + plan.experiment("baselines").rows
 
 
 def test_seeds_multiply_the_rows_with_a_random_encoder_only() -> None:
@@ -71,7 +72,7 @@ def test_every_method_of_the_search_has_as_many_trials() -> None:
 
 
 def test_the_rows_have_the_settings_that_the_search_found_best() -> None:
-    stored = Study("search")
+    stored = Study("search", project_root() / "results")
     rows = {(r.method, r.variant): r for e in load_plan("quick").experiments for r in e.rows}
     for experiment in stored.plan.experiments:
         for search in experiment.searches:

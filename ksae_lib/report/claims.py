@@ -154,11 +154,11 @@ class _Evidence:
         self._tables: dict[int, dict[str, Stored]] = {}
 
     def row(self, table: int, name: str) -> Stored:
-        """The runs of a table's row, named ``method`` or ``method | variant``."""
+        """The runs of a table's row, named ``method`` or ``method | variant``; none if the profile has no such row."""
         if table not in self._tables:
             rows = self.study.rows(table)
             self._tables[table] = {" | ".join(filter(None, (r.method, r.variant))): stored for r, stored in rows}
-        return self._tables[table][name]
+        return self._tables[table].get(name, [])
 
     def encoders(self, runs: Sequence[Encoder]) -> Stored | None:
         """The stored runs, None if one is missing."""
