@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,12 +9,11 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import sparse
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from ksae_lib.baselines import Baseline
 from ksae_lib.baselines.base import encode_all
 from ksae_lib.datasets import Dataset
+from ksae_lib.logistic import LogisticProblem
 from ksae_lib.metrics import fraction_of_variance_unexplained
 from ksae_lib.model import CodeMode, KSparseAutoencoder
 
@@ -95,27 +93,22 @@ def evaluate(data: Dataset, model: KSparseAutoencoder | Baseline | None, config:
     for alpha in config.alphas if isinstance(model, KSparseAutoencoder) else (None,):
         train, validation, test = (_features(model, x, alpha) for x in (data.train_x, data.validation_x, data.test_x))
         fvu = _unexplained(model, validation, data.validation_x)
-        classifier = LogisticRegression(
-            solver="lbfgs", tol=config.tolerance, max_iter=config.max_iterations, warm_start=True
-        )
+        problem = LogisticProblem(train, data.train_y, data.classes)
+        solution = None
         for l2 in config.l2:
-            classifier.set_params(C=1 / (l2 * len(data.train_y)))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                classifier.fit(train, data.train_y)
-            wrong = classifier.predict(test) != data.test_y
-            iterations = int(classifier.n_iter_[0])
+            solution = problem.solve(l2, config.tolerance, config.max_iterations, solution)
+            wrong = solution.predict(test) != data.test_y
             mistakes.append(np.flatnonzero(wrong).tolist())
             rows.append(
                 {
                     "alpha": alpha,
                     "fvu": fvu,
                     "l2": l2,
-                    "train_error": _percent(classifier.predict(train) != data.train_y),
-                    "validation_error": _percent(classifier.predict(validation) != data.validation_y),
+                    "train_error": _percent(solution.predict(train) != data.train_y),
+                    "validation_error": _percent(solution.predict(validation) != data.validation_y),
                     "test_error": _percent(wrong),
-                    "iterations": iterations,
-                    "converged": iterations < config.max_iterations,
+                    "iterations": solution.iterations,
+                    "converged": solution.converged,
                 }
             )
     trials = pd.DataFrame(rows)

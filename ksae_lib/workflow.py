@@ -16,7 +16,7 @@ from ksae_lib.files import write_text
 from ksae_lib.plan import Experiment, Plan
 from ksae_lib.study import Study, project_root
 
-_SHARED = ("model.py", "selection.py", "metrics.py", "readout.py", "execute.py", "datasets/*.py")
+_SHARED = ("model.py", "selection.py", "metrics.py", "readout.py", "logistic.py", "execute.py", "datasets/*.py")
 _CODE = {
     "train": (*_SHARED, "schedule.py", "engines/*.py"),
     "baseline": (*_SHARED, "schedule.py", "baselines/*.py"),

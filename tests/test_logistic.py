@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.linear_model import LogisticRegression
+
+from ksae_lib.logistic import LogisticProblem
+
+TIGHT = {"tolerance": 1e-7, "max_iterations": 2000}
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[np.ndarray, np.ndarray]:
+    """Correlated features of unlike scale and mean, a third of them zero, three classes."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 400)
+    x = rng.normal(size=(400, 12)) @ rng.normal(size=(12, 12)) + 2 * np.eye(3, 12)[y]
+    x = (x + 3) * np.logspace(-1, 1, 12)
+    x[rng.random(x.shape) < 0.3] = 0
+    return x, y
+
+
+@pytest.mark.parametrize("l2", [0.1, 0.001])
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
+def test_the_minimum_is_that_of_scikit_learn(data: tuple[np.ndarray, np.ndarray], form: type, l2: float) -> None:
+    x, y = data
+    found = LogisticProblem(form(x), y, 3).solve(l2, **TIGHT)
+    direct = LogisticRegression(C=1 / (l2 * len(y)), tol=1e-10, max_iter=20_000, solver="newton-cg").fit(x, y)
+    assert found.converged
+    assert np.allclose(found.weight.T, direct.coef_, atol=1e-5)
+    assert np.allclose(found.bias - found.bias.mean(), direct.intercept_ - direct.intercept_.mean(), atol=1e-4)
+    assert np.array_equal(found.predict(form(x)), direct.predict(x))
+
+
+def test_value_and_gradient_are_those_of_the_problem_as_stated(data: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = data
+    rng = np.random.default_rng(1)
+    weight, bias, l2 = rng.normal(size=(12, 3)) / 10, rng.normal(size=3), 0.05
+    problem = LogisticProblem(x, y, 3)
+
+    def stated(weight: np.ndarray, bias: np.ndarray) -> float:
+        z = (x - x.mean(axis=0)) @ weight + bias
+        return float(np.mean(np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(y)), y]) + l2 / 2 * (weight**2).sum())
+
+    value, by_weight, by_bias = problem._value_and_gradient(weight, bias, l2)
+    assert value == pytest.approx(stated(weight, bias), rel=1e-12)
+    for index in [(0, 0), (3, 1), (11, 2)]:
+        step = np.zeros_like(weight)
+        step[index] = 1e-6
+        slope = (stated(weight + step, bias) - stated(weight - step, bias)) / 2e-6
+        assert by_weight[index] == pytest.approx(slope, rel=1e-5, abs=1e-8)
+    step = np.array([0, 1e-6, 0])
+    assert by_bias[1] == pytest.approx((stated(weight, bias + step) - stated(weight, bias - step)) / 2e-6, rel=1e-5)
+
+
+def test_a_start_near_the_minimum_saves_iterations_and_changes_nothing(data: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = data
+    problem = LogisticProblem(x, y, 3)
+    near = problem.solve(0.002, **TIGHT)
+    cold, warm = problem.solve(0.001, **TIGHT), problem.solve(0.001, **TIGHT, start=near)
+    assert warm.iterations < cold.iterations
+    assert np.allclose(warm.weight, cold.weight, atol=1e-6)
+
+
+def test_float32_features_come_close_and_too_few_iterations_are_told(data: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = data
+    exact = LogisticProblem(x, y, 3).solve(0.01, **TIGHT)
+    single = LogisticProblem(x.astype(np.float32), y, 3).solve(0.01, 1e-4, 500)
+    assert single.converged and np.abs(single.weight - exact.weight).max() < 0.01
+    assert not LogisticProblem(x, y, 3).solve(0.01, 1e-9, 2).converged
+
+
+def test_separable_classes_stay_finite() -> None:
+    x = np.repeat(np.eye(3), 50, axis=0)
+    solution = LogisticProblem(x, np.arange(3).repeat(50), 3).solve(1e-6, 1e-6, 500)
+    assert solution.converged and np.isfinite(solution.weight).all()
+    assert np.array_equal(solution.predict(x), np.arange(3).repeat(50))
