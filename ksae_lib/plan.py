@@ -234,6 +234,8 @@ class Experiment:
     filters: tuple[TrainRun, ...] = ()
     models: tuple[tuple[str, Encoder], ...] = ()
     """Encoders by the name a figure gives them."""
+    compared: tuple[tuple[str, Encoder], ...] = ()
+    """Encoders whose filters are shown beside each other, by name."""
     rows: tuple[Row, ...] = ()
     curve: tuple[ReadoutRun, ...] = ()
     """Runs that differ in length: error against epochs."""
@@ -248,7 +250,8 @@ class Experiment:
         tried = (run for search in self.searches for _, run in search.trials)
         swept = (run for sweep in self.sweeps for _, runs in sweep.points for run in runs)
         supervised = itertools.chain((run for row in self.rows for run in row.runs), self.curve, tried, swept)
-        for wanted in itertools.chain(self.filters, (encoder for _, encoder in self.models), supervised):
+        named = (encoder for _, encoder in (*self.models, *self.compared))
+        for wanted in itertools.chain(self.filters, named, supervised):
             for run in (*requires(wanted), wanted):
                 if run.run_id not in seen:
                     seen.add(run.run_id)
@@ -352,6 +355,9 @@ def load_plan(profile: str, seeds: int | None = None, path: Path | None = None) 
                 made = BaselineRun(data=data, baseline=_baseline({**spec["baseline"], "seed": seed}, baseline), **on)
             return made if "upper" not in spec else encoder(spec["upper"], seed, made)
 
+        def labelled(specs: list[dict[str, Any]]) -> tuple[tuple[str, Encoder], ...]:
+            return tuple((spec["label"], made) for spec in specs if (made := encoder(spec)))
+
         def row_run(row: dict[str, Any], seed: int = 0) -> Supervised:
             made = encoder(row, seed)
             if "finetune" in row:
@@ -391,7 +397,8 @@ def load_plan(profile: str, seeds: int | None = None, path: Path | None = None) 
                 name=name,
                 notebook=spec.get("notebook"),
                 filters=tuple(TrainRun(data=data, train=_change(train, c)) for c in spec.get("filters", [])),
-                models=tuple((m["label"], made) for m in spec.get("models", []) if (made := encoder(m))),
+                models=labelled(spec.get("models", [])),
+                compared=labelled(spec.get("compared", [])),
                 rows=tuple(rows),
                 curve=tuple(
                     ReadoutRun(data=data, encoder=TrainRun(data=data, train=_change(train, c)), readout=readout)

@@ -69,10 +69,10 @@ class Study:
             if row.table == table
         ]
 
-    def sweeps(self) -> list[tuple[Sweep, Any, list[StoredRun]]]:
-        """Each value of a setting that was changed alone, with every finished run in the store, of whatever seed."""
+    def sweeps(self) -> list[tuple[str, Sweep, Any, list[StoredRun]]]:
+        """Experiment and value of each setting that was changed alone, with every finished run in the store."""
         return [
-            (sweep, value, [self.store.load(run) for run in runs if self.store.has(run)])
+            (experiment.name, sweep, value, [self.store.load(run) for run in runs if self.store.has(run)])
             for experiment in self._wide.experiments
             for sweep in experiment.sweeps
             for value, runs in sweep.points

@@ -68,7 +68,7 @@ def test_seeds_multiply_the_rows_with_a_random_encoder_only() -> None:
 
 def test_every_method_of_the_search_has_as_many_trials() -> None:
     for search in load_plan("search").experiment("search").searches:
-        assert len({run.run_id for _, run in search.trials}) == len(search.trials) == 4
+        assert len({run.run_id for _, run in search.trials}) == len(search.trials) == 8
 
 
 def test_the_rows_have_the_settings_that_the_search_found_best() -> None:

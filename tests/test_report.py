@@ -162,7 +162,7 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 
 
-def test_sweep_table_has_a_row_for_each_value_with_the_spread_over_seeds(tmp_path: Path) -> None:
+def test_sweep_table_pairs_every_value_with_the_base_over_the_seeds(tmp_path: Path) -> None:
     study = Study("search", tmp_path, seeds=2)
     assert len(sweep_table(study)) == 0
     (k,) = [sweep for e in study.plan.experiments for sweep in e.sweeps if sweep.factor == "k"]
@@ -171,16 +171,22 @@ def test_sweep_table_has_a_row_for_each_value_with_the_spread_over_seeds(tmp_pat
         for seed, run in enumerate(runs):
             assert isinstance(run.encoder, TrainRun)
             assert (run.encoder.train.k, run.encoder.train.seed) == (value, seed)
-            study.store.save(run, {"validation_error": 2.0 + seed, "selected": {"alpha": 3.0, "l2": 1e-4}}, trials)
+            # Seeds differ by 5 in all runs; away from the base, seed 0 loses 1 and seed 1 loses 2.
+            error = 2.0 + 5 * seed + (0 if value == 25 else 1 + seed)
+            study.store.save(
+                run, {"validation_error": error, "seed": seed, "selected": {"alpha": 3.0, "l2": 1e-4}}, trials
+            )
     table = sweep_table(study)
     part = table[table["factor"] == "k"]
-    assert part["value"].tolist() == [value for value, _ in k.points]
-    assert part.loc[part["is_base"], "value"].tolist() == [25]
-    assert part["val_error_mean"].tolist() == [2.5] * len(part)
-    assert part["ci_half"].tolist() == pytest.approx([12.706 * math.sqrt(0.5) / math.sqrt(2)] * len(part), abs=1e-3)
+    assert part["value"].tolist() == [str(value) for value, _ in k.points]
+    assert part.loc[part["is_base"], "value"].tolist() == ["25"]
+    others = part[~part["is_base"]]
+    assert (part["val_error_mean"] == 4.5 + 1.5 * ~part["is_base"]).all()
+    assert (others["effect"] == 1.5).all()
+    assert others["effect_ci_half"].tolist() == pytest.approx([12.706 * 0.5] * len(others), abs=1e-3)
     assert set(part["fvu_mean"]) == {0.2}
-    figure = sweep_figure(table)
-    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == [str(value) for value, _ in k.points]
+    figure = sweep_figure(part)
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == part["value"].tolist()
     plt.close(figure)
 
 

@@ -6,6 +6,7 @@ from ksae_lib.report.figures import (
     epoch_curve,
     figure1,
     finetuning_curves,
+    penalty_and_filters,
     save_figure,
     training_curves,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "figure1",
     "finetuning_curves",
     "markdown",
+    "penalty_and_filters",
     "save_figure",
     "stale",
     "training_curves",

@@ -9,10 +9,12 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ksae_lib import metrics
+from ksae_lib.baselines.kl_sparse import kl_penalty
 from ksae_lib.files import atomic_path
 from ksae_lib.model import KSparseAutoencoder
 from ksae_lib.plan import ReadoutRun, TrainRun
@@ -108,6 +110,27 @@ def activity_histograms(activities: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
+def penalty_and_filters(rho: float, filters: dict[str, np.ndarray], shape: tuple[int, int]) -> Figure:
+    """The KL penalty of the CS294A notes against the mean activation, and filters of models beside it.
+
+    Args:
+        rho: the wanted mean activation.
+        filters: by model (shape: [units, h·w]); the first 4 rows of 12 are shown.
+        shape: (h, w).
+    """
+    panels = 1 + len(filters)
+    figure, axes = plt.subplots(1, panels, figsize=(5 * panels, 2.4), layout="constrained")
+    mean = np.linspace(0.001, 0.999, 999)
+    axes[0].plot(mean, kl_penalty(torch.from_numpy(mean), rho).numpy())
+    axes[0].set(title=f"KL(ρ‖ρ̂), ρ = {rho:g}", xlabel="mean activation ρ̂", xlim=(0, 1), ylim=(0, None))
+    sns.despine(ax=axes[0])
+    for axis, (label, weight) in zip(axes[1:], filters.items(), strict=True):
+        axis.imshow(filter_mosaic(weight, shape, columns=12), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+        axis.set_title(label)
+        axis.set_axis_off()
+    return figure
+
+
 def finetuning_curves(rows: list[tuple[str, list[StoredRun]]]) -> Figure:
     """Validation error against epochs of fine-tuning, the mean over seeds.
 
@@ -170,7 +193,9 @@ def epoch_curve(curve: list[tuple[ReadoutRun, StoredRun]], paper_error: float) -
 
 
 def sweep_figure(table: pd.DataFrame) -> Figure:
-    """Validation error against each setting, one changed at a time; bars are 95% intervals over the seeds.
+    """Validation error against each setting, one changed at a time.
+
+    Bars are 95% intervals of the difference from the base, which is red, paired over the seeds.
 
     Args:
         table: from ``sweep_table``; settings without their base value are left out.
@@ -186,11 +211,11 @@ def sweep_figure(table: pd.DataFrame) -> Figure:
             axis.axis("off")
             continue
         part = table[table["factor"] == name].reset_index(drop=True)
-        axis.errorbar(part.index, part["val_error_mean"], part["ci_half"], fmt="o", color="0.3", capsize=3)
+        axis.errorbar(part.index, part["val_error_mean"], part["effect_ci_half"], fmt="o", color="0.3", capsize=3)
         base = part[part["is_base"]]
         axis.plot(base.index, base["val_error_mean"], "o", color=sns.color_palette("tab10")[3], zorder=3)
         axis.axhline(float(base["val_error_mean"].iloc[0]), color="0.7", linestyle=":", zorder=0)
-        axis.set(title=name, xticks=part.index, xticklabels=part["value"].map(str), xlim=(-0.5, len(part) - 0.5))
+        axis.set(title=name, xticks=part.index, xticklabels=part["value"], xlim=(-0.5, len(part) - 0.5))
     for row in axes:
         row[0].set_ylabel("validation error (%)")
     sns.despine(figure)
@@ -203,10 +228,11 @@ def write_figures(study: Study) -> list[Path]:
 
     files = []
     table = sweep_table(study)
-    if len(table) and table["is_base"].any():
-        figure = sweep_figure(table)
-        files += save_figure(figure, study.figures, "error_against_settings")
-        plt.close(figure)
+    for experiment, part in table.groupby("experiment") if len(table) else ():
+        if part["is_base"].any():
+            figure = sweep_figure(part)
+            files += save_figure(figure, study.figures, f"error_against_{experiment}")
+            plt.close(figure)
     if not (curve := study.curve()):
         return files
     paper = reported()

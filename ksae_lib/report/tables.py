@@ -172,24 +172,35 @@ def search_table(study: Study) -> pd.DataFrame:
 
 
 def sweep_table(study: Study) -> pd.DataFrame:
-    """Validation error in percent when one setting is changed at a time; 95% intervals over the seeds (Student t)."""
+    """Validation error in percent when one setting is changed at a time.
+
+    ``effect`` is the mean difference from the base over the seeds that both have, with its 95% interval (Student t).
+    """
+    points = [point for point in study.sweeps() if point[3]]
+    base = {(e, sweep.factor): _by_seed(stored) for e, sweep, value, stored in points if value == sweep.base}
     records = []
-    for sweep, value, stored in study.sweeps():
-        if not stored:
-            continue
-        errors = np.array([run.metrics["validation_error"] for run in stored])
-        n = len(errors)
-        half = float(stats.t.ppf(0.975, n - 1) * errors.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    for experiment, sweep, value, stored in points:
+        errors = _by_seed(stored)
+        beside = base.get((experiment, sweep.factor), {})
+        differences = np.array([error - beside[seed] for seed, error in errors.items() if seed in beside])
+        n = len(differences)
+        half = float(stats.t.ppf(0.975, n - 1) * differences.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
         records.append(
             {
-                "factor": sweep.factor, "value": value, "is_base": value == sweep.base,
-                "val_error_mean": round(float(errors.mean()), 3), "ci_half": round(half, 3), "n_seeds": n,
+                "experiment": experiment, "factor": sweep.factor, "value": str(value), "is_base": value == sweep.base,
+                "val_error_mean": round(float(np.mean(list(errors.values()))), 3),
+                "effect": round(float(differences.mean()), 3) if n else math.nan,
+                "effect_ci_half": round(half, 3), "n_seeds": len(errors),
                 "fvu_mean": round(float(np.mean([_chosen_fvu(run) for run in stored])), 4),
                 "selected": _usual([run.metrics["selected"] for run in stored]),
                 "run_ids": " ".join(run.run.run_id for run in stored),
             }
         )  # fmt: skip
     return pd.DataFrame(records)
+
+
+def _by_seed(stored: list[StoredRun]) -> dict[int, float]:
+    return {run.metrics["seed"]: run.metrics["validation_error"] for run in stored}
 
 
 def _chosen_fvu(run: StoredRun) -> float:
