@@ -345,15 +345,21 @@ def load_plan(profile: str, seeds: int | None = None, path: Path | None = None) 
         if profile not in spec["profiles"]:
             continue
 
-        def encoder(spec: dict[str, Any], seed: int = 0, below: Encoder | None = None) -> Encoder | None:
+        def encoder(spec: dict[str, Any], seed: int = 0) -> Encoder | None:
             """The encoder an entry's ``train`` or ``baseline`` names, with that of ``upper`` on top."""
-            on: dict[str, Any] = {"below": below, "below_alpha": None if below is None else finetune.alpha}
-            made: Encoder | None = None
+            bottom = layer(spec, seed)
+            if "upper" not in spec:
+                return bottom
+            alpha = spec.get("finetune", {}).get("alpha", finetune.alpha)
+            return layer(spec["upper"], seed, {"below": bottom, "below_alpha": alpha})
+
+        def layer(spec: dict[str, Any], seed: int, on: dict[str, Any] | None = None) -> Encoder | None:
             if "train" in spec:
-                made = TrainRun(data=data, train=_change(train, {**spec["train"], "seed": seed}), **on)
-            elif "baseline" in spec:
-                made = BaselineRun(data=data, baseline=_baseline({**spec["baseline"], "seed": seed}, baseline), **on)
-            return made if "upper" not in spec else encoder(spec["upper"], seed, made)
+                return TrainRun(data=data, train=_change(train, {**spec["train"], "seed": seed}), **(on or {}))
+            if "baseline" in spec:
+                settings = _baseline({**spec["baseline"], "seed": seed}, baseline)
+                return BaselineRun(data=data, baseline=settings, **(on or {}))
+            return None
 
         def labelled(specs: list[dict[str, Any]]) -> tuple[tuple[str, Encoder], ...]:
             return tuple((spec["label"], made) for spec in specs if (made := encoder(spec)))

@@ -66,9 +66,10 @@ def test_seeds_multiply_the_rows_with_a_random_encoder_only() -> None:
     assert [row.runs[0] for row in rows(3)] == [row.runs[0] for row in rows(1)]
 
 
-def test_every_method_of_the_search_has_as_many_trials() -> None:
-    for search in load_plan("search").experiment("search").searches:
-        assert len({run.run_id for _, run in search.trials}) == len(search.trials) == 8
+@pytest.mark.parametrize(("experiment", "trials"), [("search", 8), ("rates", 4)])
+def test_every_method_of_a_search_has_as_many_trials(experiment: str, trials: int) -> None:
+    for search in load_plan("search").experiment(experiment).searches:
+        assert len({run.run_id for _, run in search.trials}) == len(search.trials) == trials
 
 
 def test_the_rows_have_the_settings_that_the_search_found_best() -> None:
@@ -79,9 +80,19 @@ def test_the_rows_have_the_settings_that_the_search_found_best() -> None:
             errors = [stored.store.load(run).metrics["validation_error"] for _, run in search.trials]
             settings, _ = search.trials[errors.index(min(errors))]
             run = rows[search.method, search.variant].runs[0]
-            assert run.encoder is not None
-            config = run.encoder.train if isinstance(run.encoder, TrainRun) else run.encoder.baseline
+            config: object
+            if isinstance(run, FinetuneRun):
+                config = run.finetune
+            else:
+                assert run.encoder is not None
+                config = run.encoder.train if isinstance(run.encoder, TrainRun) else run.encoder.baseline
             assert {name: getattr(config, name) for name in settings} == settings, search.method
+
+
+def test_encoders_that_are_compared_are_runs_of_the_experiment() -> None:
+    experiment = load_plan("quick").experiment("activities")
+    assert len(experiment.compared) == 2
+    assert {encoder.run_id for _, encoder in experiment.compared} <= {run.run_id for run in experiment.runs()}
 
 
 def test_a_second_layer_is_trained_on_codes_of_the_first() -> None:
