@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import engines, finetuning
+from benchmarks import engines, finetuning, readout
+from ksae_lib.datasets import Dataset
 
 FIGURES = {"reference_s_per_epoch", "cpu_s_per_epoch", "ratio", "floor_s_per_epoch"}
 
@@ -86,3 +87,23 @@ def test_fine_tuning_benchmark_times_every_net(monkeypatch, capfd, tmp_path):
     assert "k_sparse_s_per_epoch" in capfd.readouterr().out
     with pytest.raises(SystemExit):
         finetuning.main(["--steps", "0"])
+
+
+def test_readout_benchmark_times_both_solvers_on_the_same_codes(monkeypatch, capfd, tmp_path):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 10, 400)
+    x = (rng.random((400, 49)) * (rng.random((400, 49)) < 0.3) + 2 * np.eye(10, 49)[y]).astype(np.float32)
+    data = Dataset(x[:300], y[:300], x[300:350], y[300:350], x[350:], y[350:], (7, 7), {}, "none")
+    monkeypatch.setattr(readout, "load_mnist", lambda train_size: data)
+    file = tmp_path / "readout.json"
+    readout.main(["--epochs", "1", "--output", str(file)])
+    results = json.loads(file.read_text())
+    assert set(results) == {"k25", "k100", "relu", "hardware"}
+    for name in ("k25", "k100", "relu"):
+        row = results[name]
+        assert row["ratio"] == pytest.approx(row["scikit_learn_s"] / row["ours_s"], rel=2e-3)
+        assert abs(row["ours_test_error"] - row["scikit_learn_test_error"]) <= 2
+    assert results["k25"]["share_nonzero"] == pytest.approx(0.075)
+    assert "scikit-learn" in capfd.readouterr().out
+    with pytest.raises(SystemExit):
+        readout.main(["--epochs", "0"])

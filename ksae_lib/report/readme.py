@@ -19,7 +19,6 @@ def blocks(results: Path) -> dict[str, str]:
     """The generated parts of the README by name, from the runs under ``results``."""
     quick, paper = Study("quick", results), Study("paper", results)
     benchmarks = project_root() / "benchmarks" / "results"
-    speed, tuning = benchmarks / "engines.json", benchmarks / "finetuning.json"
     curve = epoch_table(paper).drop(columns=["val_error", "run_id"], errors="ignore")
     verdicts = pd.DataFrame(claims(quick))[["id", "claim", "verdict", "confidence"]]
     return {
@@ -27,8 +26,14 @@ def blocks(results: Path) -> dict[str, str]:
         "table3": markdown(readable(error_table(quick, 3))),
         "claims": markdown(verdicts),
         "epochs": markdown(curve),
-        "speed": _speed(json.loads(speed.read_text(encoding="utf-8"))) if speed.exists() else "",
-        "tuning_speed": _tuning_speed(json.loads(tuning.read_text(encoding="utf-8"))) if tuning.exists() else "",
+        **{
+            name: write(json.loads(file.read_text(encoding="utf-8"))) if (file := benchmarks / source).exists() else ""
+            for name, source, write in (
+                ("speed", "engines.json", _speed),
+                ("tuning_speed", "finetuning.json", _tuning_speed),
+                ("readout_speed", "readout.json", _readout_speed),
+            )
+        },
     }
 
 
@@ -45,6 +50,22 @@ def _speed(measured: dict[str, Any]) -> str:
         f"Seconds per epoch (50,000 × 784, 1000 units, batch 100) on {hardware['cpu']}, {hardware['cores']} cores:\n\n"
         + markdown(rows.rename(columns={**names, "ratio": "reference / cpu"}))
     )
+
+
+def _readout_speed(measured: dict[str, Any]) -> str:
+    names = {"k25": "k-sparse, 75 of 1000 active", "k100": "k-sparse, 300 of 1000 active", "relu": "ReLU, dense"}
+    rows = pd.DataFrame(
+        {
+            "codes": name,
+            "scikit-learn": f"{measured[key]['scikit_learn_s']:.1f}",
+            "ours": f"{measured[key]['ours_s']:.1f}",
+            "scikit-learn / ours": f"{measured[key]['ratio']:.1f}",
+            "test error, scikit-learn": f"{measured[key]['scikit_learn_test_error']:.2f}",
+            "test error, ours": f"{measured[key]['ours_test_error']:.2f}",
+        }
+        for key, name in names.items()
+    )
+    return "Seconds to fit 50,000 codes at three penalties to the same gradient tolerance:\n\n" + markdown(rows)
 
 
 def _tuning_speed(measured: dict[str, Any]) -> str:

@@ -1,0 +1,123 @@
+"""Seconds to fit the readout of section 4.4: our solver beside scikit-learn's on the same codes, in one run.
+
+Both minimize the same penalized cross-entropy by L-BFGS until no entry of the gradient exceeds 1e-5, over the same path
+of penalties with warm starts. Codes are those of k-sparse autoencoders trained for a few epochs (CSR, the 3k largest)
+and of an untrained ReLU autoencoder (dense).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from benchmarks.engines import hardware, rounded
+from ksae_lib.baselines import AutoencoderConfig
+from ksae_lib.datasets import Dataset, load_mnist
+from ksae_lib.engines import TrainConfig, train
+from ksae_lib.files import write_text
+from ksae_lib.logistic import Features, LogisticProblem
+from ksae_lib.readout import dense_codes, sparse_codes
+
+_L2 = (1e-4, 3e-5, 1e-5)
+_TOLERANCE, _MAX_ITERATIONS, _ALPHA = 1e-5, 500, 3.0
+
+
+def _codes(data: Dataset, epochs: int) -> dict[str, tuple[Features, Features]]:
+    """Training and test codes of each encoder."""
+    made: dict[str, tuple[Features, Features]] = {}
+    for k in (25, 100):
+        config = TrainConfig(k=k, k_start=None, epochs=epochs, bias_init="centered")
+        model, _ = train(data.train_x, config, progress=False)
+        made[f"k{k}"] = sparse_codes(model, data.train_x, _ALPHA), sparse_codes(model, data.test_x, _ALPHA)
+    relu = AutoencoderConfig(weight_std=0.05).build(data.train_x.shape[1])
+    made["relu"] = dense_codes(relu, data.train_x, 1.0), dense_codes(relu, data.test_x, 1.0)
+    return made
+
+
+def _ours(x: Features, y: np.ndarray, classes: int) -> tuple[Callable[[Features], np.ndarray], list[int]]:
+    problem, solution, iterations = LogisticProblem(x, y, classes), None, []
+    for l2 in _L2:
+        solution = problem.solve(l2, _TOLERANCE, _MAX_ITERATIONS, solution)
+        iterations.append(solution.iterations)
+    assert solution is not None
+    return solution.predict, iterations
+
+
+def _scikit_learn(x: Features, y: np.ndarray, classes: int) -> tuple[Callable[[Features], np.ndarray], list[int]]:
+    classifier = LogisticRegression(tol=_TOLERANCE, max_iter=_MAX_ITERATIONS, warm_start=True)
+    iterations = []
+    for l2 in _L2:
+        classifier.set_params(C=1 / (l2 * len(y)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            classifier.fit(x, y)
+        iterations.append(int(classifier.n_iter_[0]))
+    return classifier.predict, iterations
+
+
+def benchmark(data: Dataset, epochs: int) -> dict[str, Any]:
+    """Time both solvers on each kind of codes.
+
+    Args:
+        data: labelled images.
+        epochs: length of the encoders' training.
+
+    Returns:
+        By kind of codes and solver: seconds, iterations and test error at the smallest penalty, in percent; and
+        ``hardware``.
+    """
+    results: dict[str, Any] = {}
+    for name, (x, test_x) in _codes(data, epochs).items():
+        row: dict[str, Any] = {"share_nonzero": rounded(1.0 if isinstance(x, np.ndarray) else x.nnz / np.prod(x.shape))}
+        for solver, fit in (("ours", _ours), ("scikit_learn", _scikit_learn)):
+            started = time.perf_counter()
+            predict, iterations = fit(x, data.train_y, data.classes)
+            row[f"{solver}_s"] = rounded(time.perf_counter() - started)
+            row[f"{solver}_iterations"] = iterations
+            row[f"{solver}_test_error"] = round(100 * float(np.mean(predict(test_x) != data.test_y)), 2)
+        results[name] = row | {"ratio": rounded(row["scikit_learn_s"] / row["ours_s"])}
+    return results | {"hardware": hardware()}
+
+
+def table(results: dict[str, Any]) -> str:
+    """Lay the results out as aligned text."""
+    machine = results["hardware"]
+    lines = [f"Readout, {machine['cpu']}, {machine['cores']} cores: seconds for {len(_L2)} penalties, test error in %"]
+    for name, row in results.items():
+        if name != "hardware":
+            lines.append(
+                f"{name:6} ours {row['ours_s']:7.2f} s {row['ours_test_error']:.2f}%   "
+                f"scikit-learn {row['scikit_learn_s']:7.2f} s {row['scikit_learn_test_error']:.2f}%   "
+                f"ratio {row['ratio']:.1f}"
+            )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.readout", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--examples", type=int, default=50_000, help="training images (default: 50000)")
+    parser.add_argument("--epochs", type=int, default=10, help="epochs of the encoders (default: 10)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
+    parser.add_argument("--output", type=Path, help="also write the JSON to this file")
+    options = parser.parse_args(arguments)
+    if options.epochs < 1:
+        parser.error(f"--epochs {options.epochs} is not possible: it must be at least 1.")
+    results = benchmark(load_mnist(train_size=options.examples), options.epochs)
+    text = json.dumps(results, indent=2)
+    if options.output is not None:
+        write_text(options.output, text + "\n")
+    print(text if options.json else table(results))
+
+
+if __name__ == "__main__":
+    main()
