@@ -36,18 +36,27 @@ class Solution(NamedTuple):
 class LogisticProblem:
     """Minimize ``mean cross-entropy + l2/2 ‖W‖²`` over weights W and biases b; b has no penalty.
 
-    L-BFGS works on ``V = Lᵀ W``, where ``L Lᵀ = c Cov(x) + l2 I`` and c is the mean curvature of the softmax at the
-    start. This is the Hessian up to the way curvature differs among examples (after the bound of Böhning, 1992), so
-    correlated features of unlike scale cost a fraction of the iterations. The solution is that of the problem as
-    stated. Products run in the precision of ``x``, sums and the minimizer in float64.
+    L-BFGS works on ``V = Lᵀ W``, where ``L Lᵀ = c Cov(x) + l2 I``: the Hessian's diagonal block of a class, with the
+    curvature of the softmax replaced by its mean c over examples and classes at the start, and the covariance by that
+    of the first 10,000 examples. Correlated features of unlike scale then cost a fraction of the iterations; the
+    minimum is that of the problem as stated. Products with ``x`` run in its precision, all else in float64.
 
     Args:
         x: features, dense or CSR (shape: [examples, features]), float32 or float64.
         y: classes (shape: [examples]), integers 0 … classes - 1.
         classes: their number.
+
+    Raises:
+        ValueError: features that are not finite or of another form, or classes that are not so numbered.
     """
 
     def __init__(self, x: Features, y: np.ndarray, classes: int) -> None:
+        if not (isinstance(x, np.ndarray) or x.format == "csr") or x.dtype not in (np.float32, np.float64):
+            raise ValueError("Features must be an array or a CSR matrix of float32 or float64.")
+        if not np.isfinite(x if isinstance(x, np.ndarray) else x.data).all():
+            raise ValueError("Features hold NaN or infinite values: the encoder they come from has diverged.")
+        if len(y) != x.shape[0] or not len(y) or y.min() < 0 or y.max() >= classes:
+            raise ValueError(f"Labels must be one for each of {x.shape[0]} examples, from 0 to {classes - 1}.")
         self._x, self._transposed = _tensors(x)
         self._y = torch.from_numpy(np.asarray(y, dtype=np.int64))
         self._classes = classes
@@ -55,15 +64,15 @@ class LogisticProblem:
         self._mean = np.asarray(x.mean(axis=0, dtype=np.float64)).ravel()
         part = x[:_PRECONDITIONER_EXAMPLES]
         dense = part if isinstance(part, np.ndarray) else part.toarray()
-        self._covariance = torch.cov(torch.from_numpy(dense).T, correction=0).double().numpy().reshape(x.shape[1], -1)
+        self._covariance = np.cov(dense.T.astype(np.float64), ddof=0).reshape(x.shape[1], x.shape[1])
 
     def solve(self, l2: float, tolerance: float, max_iterations: int, start: Solution | None = None) -> Solution:
         """The minimum for one weight of the penalty.
 
         Args:
             l2: weight of ``½‖W‖²``, positive.
-            tolerance: no entry of the gradient exceeds it at the end.
-            max_iterations: more are not made; then ``converged`` is False.
+            tolerance: ``converged`` says whether no entry of the gradient exceeds it at the end.
+            max_iterations: more are not made.
             start: where to start; by default from zero.
         """
         inputs, classes = len(self._mean), self._classes
@@ -72,7 +81,7 @@ class LogisticProblem:
         # Centred inputs take the correlation between weights and biases away.
         bias = start.bias + self._mean @ start.weight
         p = torch.softmax(self._logits(start.weight, bias), dim=1)
-        curvature = max(float((p * (1 - p)).mean(dtype=torch.float64)), l2)
+        curvature = max(float((p * (1 - p)).mean()), l2)
         factor = np.linalg.cholesky(curvature * self._covariance + l2 * np.eye(inputs))
         scale = np.sqrt(curvature)
         steepest = np.inf
@@ -84,7 +93,8 @@ class LogisticProblem:
         def value_and_gradient(v: np.ndarray) -> tuple[float, np.ndarray]:
             nonlocal steepest
             value, by_weight, by_bias = self._value_and_gradient(*unpack(v), l2)
-            steepest = max(np.abs(by_weight).max(), np.abs(by_bias).max())
+            # Of the problem as stated, whose inputs are not centred.
+            steepest = max(np.abs(by_weight + np.outer(self._mean, by_bias)).max(), np.abs(by_bias).max())
             by_v = solve_triangular(factor, by_weight, lower=True, check_finite=False)
             return value, np.concatenate([by_v.ravel(), by_bias / scale])
 
@@ -92,28 +102,35 @@ class LogisticProblem:
             if steepest <= tolerance:
                 raise StopIteration
 
-        result = minimize(
-            value_and_gradient, np.concatenate([(factor.T @ start.weight).ravel(), bias * scale]), jac=True,
-            method="L-BFGS-B", callback=stop,
-            options={"maxiter": max_iterations, "maxfun": 10 * max_iterations, "maxcor": _MEMORY, "ftol": 0, "gtol": 0},
-        )  # fmt: skip
-        value_and_gradient(result.x)
-        weight, bias = unpack(result.x)
-        return Solution(weight, bias - self._mean @ weight, int(result.nit), bool(steepest <= tolerance))
+        v, iterations = np.concatenate([(factor.T @ start.weight).ravel(), bias * scale]), 0
+        value_and_gradient(v)
+        if steepest > tolerance:
+            result = minimize(
+                value_and_gradient, v, jac=True, method="L-BFGS-B", callback=stop,
+                options={
+                    "maxiter": max_iterations, "maxfun": 10 * max_iterations, "maxcor": _MEMORY, "ftol": 0, "gtol": 0,
+                },
+            )  # fmt: skip
+            v, iterations = result.x, int(result.nit)
+            value_and_gradient(v)
+        weight, bias = unpack(v)
+        return Solution(weight, bias - self._mean @ weight, iterations, bool(steepest <= tolerance))
 
     def _logits(self, weight: np.ndarray, bias: np.ndarray) -> Tensor:
         shift = torch.from_numpy(bias - self._mean @ weight).to(self._x.dtype)
-        return self._x @ torch.from_numpy(weight).to(self._x.dtype) + shift
+        # The softmax needs float64: among examples that are nearly the same, float32 errors do not average out.
+        return (self._x @ torch.from_numpy(weight).to(self._x.dtype) + shift).double()
 
     def _value_and_gradient(
         self, weight: np.ndarray, bias: np.ndarray, l2: float
     ) -> tuple[float, np.ndarray, np.ndarray]:
         log_p = torch.log_softmax(self._logits(weight, bias), dim=1)
-        value = float(-log_p[self._examples, self._y].mean(dtype=torch.float64)) + l2 / 2 * float((weight**2).sum())
+        value = float(-log_p[self._examples, self._y].mean()) + l2 / 2 * float((weight**2).sum())
         error = log_p.exp_()
         error[self._examples, self._y] -= 1
         error /= len(error)
-        by_bias = error.sum(dim=0, dtype=torch.float64).numpy()
+        by_bias = error.sum(dim=0).numpy()
+        error = error.to(self._x.dtype)
         product = (error.T @ self._x).T if self._transposed is None else self._transposed @ error
         by_weight = product.double().numpy() - np.outer(self._mean, by_bias) + l2 * weight
         return value, by_weight, by_bias

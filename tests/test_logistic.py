@@ -33,7 +33,7 @@ def test_the_minimum_is_that_of_scikit_learn(data: tuple[np.ndarray, np.ndarray]
     assert np.array_equal(found.predict(form(x)), direct.predict(x))
 
 
-def test_value_and_gradient_are_those_of_the_problem_as_stated(data: tuple[np.ndarray, np.ndarray]) -> None:
+def test_value_and_gradient_are_those_of_the_problem_with_centred_inputs(data: tuple[np.ndarray, np.ndarray]) -> None:
     x, y = data
     rng = np.random.default_rng(1)
     weight, bias, l2 = rng.normal(size=(12, 3)) / 10, rng.normal(size=3), 0.05
@@ -76,3 +76,55 @@ def test_separable_classes_stay_finite() -> None:
     solution = LogisticProblem(x, np.arange(3).repeat(50), 3).solve(1e-6, 1e-6, 500)
     assert solution.converged and np.isfinite(solution.weight).all()
     assert np.array_equal(solution.predict(x), np.arange(3).repeat(50))
+
+
+def test_convergence_is_judged_by_the_gradient_of_inputs_that_are_not_centred(
+    data: tuple[np.ndarray, np.ndarray],
+) -> None:
+    x, y = data
+    x = x + 30
+    found = LogisticProblem(x, y, 3).solve(0.01, 1e-6, 500)
+    z = x @ found.weight + found.bias
+    p = np.exp(z - z.max(axis=1, keepdims=True))
+    error = p / p.sum(axis=1, keepdims=True) - np.eye(3)[y]
+    assert found.converged
+    assert np.abs(x.T @ error / len(y) + 0.01 * found.weight).max() <= 1.001e-6
+
+
+def test_a_start_at_the_minimum_stays_there(data: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = data
+    problem = LogisticProblem(x, y, 3)
+    first = problem.solve(0.01, **TIGHT)
+    again = problem.solve(0.01, 2e-7, 500, first)
+    assert (again.iterations, again.converged) == (0, True)
+
+
+@pytest.mark.parametrize("l2", [1e-4, 1e-5])
+def test_features_of_low_rank_are_fitted(l2: float) -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 2000)
+    x = ((rng.normal(size=(2000, 5)) + np.eye(3, 5)[y]) @ rng.normal(size=(5, 200)) * 10).astype(np.float32)
+    solution = LogisticProblem(x, y, 3).solve(l2, 1e-3, 500)
+    assert np.mean(solution.predict(x) != y) < 0.4
+
+
+def test_nearly_equal_examples_do_not_stall_it() -> None:
+    rng = np.random.default_rng(0)
+    x = (0.5 + 1e-4 * rng.random((5000, 50))).astype(np.float32)
+    assert LogisticProblem(x, rng.integers(0, 10, 5000), 10).solve(1e-4, 1e-5, 500).converged
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (np.array([[0.0], [np.nan]]), np.array([0, 1]), "NaN or infinite"),
+        (sparse.csr_array(np.array([[0.0], [np.inf]])), np.array([0, 1]), "NaN or infinite"),
+        (sparse.csc_array(np.eye(2)), np.array([0, 1]), "an array or a CSR"),
+        (np.array([[0], [1]]), np.array([0, 1]), "float32 or float64"),
+        (np.eye(2), np.array([0, 2]), "from 0 to 1"),
+        (np.eye(2), np.array([0]), "one for each of 2"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(x: np.ndarray, y: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LogisticProblem(x, y, 2)
