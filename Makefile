@@ -1,4 +1,4 @@
-# make reproduce   set up if needed, train for Figure 1 and the k-sparse rows of Table 1, write results/quick/
+# make reproduce   set up if needed, train for Figure 1 and the first rows of Table 1, write results/quick/
 # make everything  the same for every row of Tables 1 and 3 and every figure
 # make test        set up if needed, run every check that CI runs
 # make lab         set up if needed, open JupyterLab on the notebooks

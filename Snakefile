@@ -8,7 +8,7 @@ leaves the earlier one as it was.
 
 from pathlib import Path
 
-from ksae_lib.plan import BaselineRun, TrainRun, requires, to_json
+from ksae_lib.plan import BaselineRun, TrainRun, requires, shown, to_json
 from ksae_lib.study import Study
 from ksae_lib.workflow import code_digest, selected, stamp
 
@@ -77,7 +77,7 @@ rule supervised:
 rule notebook:
     input:
         source="notebooks/{notebook}.ipynb",
-        runs=lambda wildcards: [stamp(STUDY, run.run_id) for run in NOTEBOOKS[wildcards.notebook].runs()],
+        runs=lambda wildcards: [stamp(STUDY, run.run_id) for run in shown(NOTEBOOKS[wildcards.notebook], EXPERIMENTS)],
     output:
         stamp(STUDY, "{notebook,[0-9][0-9]_.*}"),
     params:

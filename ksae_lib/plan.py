@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -243,6 +243,8 @@ class Experiment:
     sweeps: tuple[Sweep, ...] = ()
     figures: tuple[str, ...] = ()
     """Names of the figures the notebook writes."""
+    shows: tuple[str, ...] = ()
+    """Names of experiments whose runs the notebook shows as well, where the store has them."""
 
     def runs(self) -> Iterator[Run]:
         """Every run the experiment needs, encoders before their readouts, without repetition."""
@@ -256,6 +258,12 @@ class Experiment:
                 if run.run_id not in seen:
                     seen.add(run.run_id)
                     yield run
+
+
+def shown(experiment: Experiment, among: Iterable[Experiment]) -> list[Run]:
+    """Every run that an experiment's notebook shows: its own, and those of the experiments ``among`` it ``shows``."""
+    others = (run for other in among if other.name in experiment.shows for run in other.runs())
+    return list({run.run_id: run for run in itertools.chain(experiment.runs(), others)}.values())
 
 
 @dataclass(frozen=True)
@@ -350,6 +358,8 @@ def load_plan(profile: str, seeds: int | None = None, path: Path | None = None) 
             bottom = layer(spec, seed)
             if "upper" not in spec:
                 return bottom
+            if "upper" in spec["upper"]:
+                raise PlanError("An encoder has two layers at most: 'upper' cannot have one of its own.")
             alpha = spec.get("finetune", {}).get("alpha", finetune.alpha)
             return layer(spec["upper"], seed, {"below": bottom, "below_alpha": alpha})
 
@@ -413,6 +423,7 @@ def load_plan(profile: str, seeds: int | None = None, path: Path | None = None) 
                 searches=searches,
                 sweeps=tuple(sweep(spec["base"], *item) for item in spec.get("factors", {}).items()),
                 figures=tuple(spec.get("figures", [])),
+                shows=tuple(spec.get("shows", [])),
             )
         )
     claims = tuple(_make(Claim, claim) for claim in document.get("claims", []))

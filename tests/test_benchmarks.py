@@ -98,12 +98,12 @@ def test_readout_benchmark_times_both_solvers_on_the_same_codes(monkeypatch, cap
     file = tmp_path / "readout.json"
     readout.main(["--epochs", "1", "--output", str(file)])
     results = json.loads(file.read_text())
-    assert set(results) == {"k25", "k100", "relu", "hardware"}
-    for name in ("k25", "k100", "relu"):
-        row = results[name]
+    assert (set(results["codes"]), results["examples"]) == ({"k25", "k100", "relu"}, 300)
+    for row in results["codes"].values():
         assert row["ratio"] == pytest.approx(row["scikit_learn_s"] / row["ours_s"], rel=2e-3)
         assert abs(row["ours_test_error"] - row["scikit_learn_test_error"]) <= 2
-    assert results["k25"]["share_nonzero"] == pytest.approx(0.075)
+        assert (row["ours_converged"], row["scikit_learn_converged"]) == (3, 3)
+    assert results["codes"]["k25"]["share_nonzero"] == pytest.approx(0.075)
     assert "scikit-learn" in capfd.readouterr().out
     with pytest.raises(SystemExit):
         readout.main(["--epochs", "0"])

@@ -50,9 +50,10 @@ def test_the_notebook_alone_sees_the_folder_of_results(
     if before is not None:
         monkeypatch.setenv("KSAE_RESULTS", before)
     monkeypatch.chdir(tmp_path)
-    seen = "from ksae_lib.study import default_results; print(default_results().name)"
-    output = execute_notebook(write(tmp_path / "a.ipynb", "x = 1", seen, END), tmp_path / "b.ipynb", {}, Path("mine"))
-    assert '"mine\\n"' in output.read_text(encoding="utf-8")
+    (tmp_path / "mine").mkdir()
+    seen = "from ksae_lib.study import default_results; (default_results() / 'seen').write_text('here')"
+    execute_notebook(write(tmp_path / "a.ipynb", "x = 1", seen, END), tmp_path / "b.ipynb", {}, Path("mine"))
+    assert (tmp_path / "mine" / "seen").exists(), "the kernel works elsewhere: the folder must not be relative"
     assert os.environ.get("KSAE_RESULTS") == before
 
 

@@ -20,6 +20,7 @@ from ksae_lib.plan import (
     from_json,
     load_plan,
     requires,
+    shown,
     to_json,
 )
 from ksae_lib.study import Study, project_root
@@ -57,7 +58,7 @@ def test_paper_profile_has_the_settings_of_section_4_2() -> None:
 
 def rows(seeds: int | None = None) -> tuple[Row, ...]:
     plan = load_plan("quick", seeds)
-    return plan.experiment("features").rows + plan.experiment("baselines").rows
+    return plan.experiment("features").rows + plan.experiment("more_features").rows
 
 
 def test_seeds_multiply_the_rows_with_a_random_encoder_only() -> None:
@@ -93,6 +94,25 @@ def test_encoders_that_are_compared_are_runs_of_the_experiment() -> None:
     experiment = load_plan("quick").experiment("activities")
     assert len(experiment.compared) == 2
     assert {encoder.run_id for _, encoder in experiment.compared} <= {run.run_id for run in experiment.runs()}
+
+
+def test_a_notebook_shows_the_rows_of_another_experiment_where_both_are_wanted() -> None:
+    plan = load_plan("quick")
+    features, more = plan.experiment("features"), plan.experiment("more_features")
+    own, both = shown(features, [features]), shown(features, plan.experiments)
+    assert own == list(features.runs())
+    assert {run.run_id for run in both} == {run.run_id for e in (features, more) for run in e.runs()}
+    assert len({run.run_id for run in both}) == len(both) > len(own)
+
+
+def test_a_third_layer_is_refused(tmp_path: Path) -> None:
+    text = default_path().read_text(encoding="utf-8")
+    upper = "upper: {train: {<<: *chosen, k: 25}}"
+    assert upper in text
+    path = tmp_path / "plan.yaml"
+    path.write_text(text.replace(upper, "upper: {train: {k: 25}, upper: {train: {k: 25}}}"), encoding="utf-8")
+    with pytest.raises(PlanError, match="two layers at most"):
+        load_plan("quick", path=path)
 
 
 def test_a_second_layer_is_trained_on_codes_of_the_first() -> None:

@@ -23,7 +23,7 @@ TRIALS = pd.DataFrame({"alpha": [1.0], "l2": [0.1]})
 def store_errors(study: Study, errors: dict[str, list[float]]) -> None:
     """Put readouts with made-up errors in the store, one a seed, for the rows of the given variants or methods."""
     wide = Study(study.plan.profile, study.folder.parent, seeds=5)
-    for row in (row for name in ("features", "baselines") for row in wide.plan.experiment(name).rows):
+    for row in (row for name in ("features", "more_features") for row in wide.plan.experiment(name).rows):
         for run, error in zip(row.runs, errors.get(row.variant or row.method, []), strict=False):
             metrics = {
                 "test_error": error, "validation_error": error + 0.1, "test_images": 10_000,
@@ -185,9 +185,29 @@ def test_sweep_table_pairs_every_value_with_the_base_over_the_seeds(tmp_path: Pa
     assert (others["effect"] == 1.5).all()
     assert others["effect_ci_half"].tolist() == pytest.approx([12.706 * 0.5] * len(others), abs=1e-3)
     assert set(part["fvu_mean"]) == {0.2}
+    # Another seed of the base alone moves the level all values are drawn at, and not one of the effects.
+    third = Study("search", tmp_path, seeds=3).plan.experiment("sparsity").sweeps[0]
+    (extra,) = [runs[2] for value, runs in third.points if value == 25]
+    study.store.save(extra, {"validation_error": 0.0, "seed": 2, "selected": {"alpha": 3.0, "l2": 1e-4}}, trials)
+    later = sweep_table(study)
+    part = later[later["factor"] == "k"]
+    others = part[~part["is_base"]]
+    assert (others["effect"] == 1.5).all() and set(others["n_seeds"]) == {2}
+    assert (others["val_error_mean"] == 4.5).all()
     figure = sweep_figure(part)
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == part["value"].tolist()
     plt.close(figure)
+
+
+def test_a_winner_at_the_edge_of_what_was_tried_is_marked(tmp_path: Path) -> None:
+    study = Study("search", tmp_path)
+    (search,) = [s for s in study.plan.experiment("search").searches if s.method == "Denoising autoencoder"]
+    for settings, run in search.trials:
+        study.store.save(run, {"validation_error": 1.0, "settings": settings}, TRIALS)
+    edges = {tuple(json.loads(row.trial).values()): row.at_edge for row in search_table(study).itertuples()}
+    assert {rate for (rate, visible), edge in edges.items() if edge and visible == "linear"} == {0.0003, 0.01}
+    assert {rate for (rate, visible), edge in edges.items() if edge and visible == "sigmoid"} == {0.001, 0.03}
+    assert set(edges.values()) == {"", "learning_rate"}
 
 
 def test_search_table_lists_trials_of_a_method_from_the_best(tmp_path: Path) -> None:

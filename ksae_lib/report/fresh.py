@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ksae_lib.notebooks import SENTINEL
+from ksae_lib.plan import shown
 from ksae_lib.report.readme import readme_text
 from ksae_lib.report.texts import report_texts
 from ksae_lib.study import Study, project_root
@@ -28,7 +29,7 @@ def stale(study: Study) -> list[str]:
         found.append("README.md shows other numbers than the stored runs: run 'ksae report'.")
     for experiment in study.plan.experiments:
         executed = study.notebooks / f"{experiment.notebook}.ipynb"
-        due = experiment.notebook and all(study.store.has(run) for run in experiment.runs())
+        due = experiment.notebook and all(study.store.has(run) for run in shown(experiment, study.plan.experiments))
         source = project_root() / "notebooks" / executed.name
         if (due or executed.exists()) and (reason := _notebook_fault(source, executed)):
             found.append(f"{_name(executed)} {reason}: run 'ksae reproduce --profile {study.plan.profile}'.")

@@ -53,19 +53,25 @@ def _speed(measured: dict[str, Any]) -> str:
 
 
 def _readout_speed(measured: dict[str, Any]) -> str:
-    names = {"k25": "k-sparse, 75 of 1000 active", "k100": "k-sparse, 300 of 1000 active", "relu": "ReLU, dense"}
+    penalties = len(measured["l2"])
     rows = pd.DataFrame(
         {
             "codes": name,
-            "scikit-learn": f"{measured[key]['scikit_learn_s']:.1f}",
-            "ours": f"{measured[key]['ours_s']:.1f}",
-            "scikit-learn / ours": f"{measured[key]['ratio']:.1f}",
-            "test error, scikit-learn": f"{measured[key]['scikit_learn_test_error']:.2f}",
-            "test error, ours": f"{measured[key]['ours_test_error']:.2f}",
+            "non-zero": f"{100 * row['share_nonzero']:.0f}%",
+            "scikit-learn": f"{row['scikit_learn_s']:.1f}",
+            "converged": f"{row['scikit_learn_converged']} of {penalties}",
+            "ours": f"{row['ours_s']:.1f}",
+            "converged ": f"{row['ours_converged']} of {penalties}",
+            "scikit-learn / ours": f"{row['ratio']:.1f}",
+            "test errors": f"{row['scikit_learn_test_error']:.2f}, {row['ours_test_error']:.2f}",
         }
-        for key, name in names.items()
+        for name, row in measured["codes"].items()
     )
-    return "Seconds to fit 50,000 codes at three penalties to the same gradient tolerance:\n\n" + markdown(rows)
+    hardware = measured["hardware"]
+    return (
+        f"Seconds to fit {measured['examples']:,} codes at {penalties} penalties on {hardware['cpu']}, "
+        f"{hardware['cores']} cores:\n\n" + markdown(rows)
+    )
 
 
 def _tuning_speed(measured: dict[str, Any]) -> str:

@@ -152,13 +152,17 @@ def epoch_table(study: Study) -> pd.DataFrame:
 
 
 def search_table(study: Study) -> pd.DataFrame:
-    """Every trial of the search for each method's settings, best first; validation errors alone, in percent."""
+    """Every trial of the search for each method's settings, best first; validation errors alone, in percent.
+
+    ``at_edge`` names the settings of a trial than which nothing smaller or nothing larger was tried, all else equal.
+    """
     records = [
         {
             "method": search.method,
             "variant": search.variant,
             "trial": json.dumps(settings, sort_keys=True),
             "val_error": round(study.store.load(run).metrics["validation_error"], 2),
+            "at_edge": ", ".join(_at_edge(settings, [tried for tried, _ in search.trials])),
             "run_id": run.run_id,
         }
         for experiment in study.plan.experiments
@@ -166,15 +170,29 @@ def search_table(study: Study) -> pd.DataFrame:
         for settings, run in search.trials
         if study.store.has(run)
     ]
-    table = pd.DataFrame(records, columns=["method", "variant", "trial", "val_error", "run_id"])
+    table = pd.DataFrame(records, columns=["method", "variant", "trial", "val_error", "at_edge", "run_id"])
     table["row"] = table.groupby(["method", "variant"], sort=False).ngroup()
     return table.sort_values(["row", "val_error"], kind="stable").drop(columns="row")
+
+
+def _at_edge(settings: dict[str, Any], tried: list[dict[str, Any]]) -> list[str]:
+    """Numbers among the settings that are the smallest or largest of the trials that differ in them alone."""
+    found = []
+    for name, value in settings.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        rest = {k: v for k, v in settings.items() if k != name}
+        values = {t[name] for t in tried if name in t and {k: v for k, v in t.items() if k != name} == rest}
+        if len(values) > 1 and value in (min(values), max(values)):
+            found.append(name)
+    return found
 
 
 def sweep_table(study: Study) -> pd.DataFrame:
     """Validation error in percent when one setting is changed at a time.
 
-    ``effect`` is the mean difference from the base over the seeds that both have, with its 95% interval (Student t).
+    ``effect`` is the mean difference from the base over the ``n_seeds`` that both have, with its 95% interval
+    (Student t); ``val_error_mean`` is the base's mean over all its seeds plus the effect.
     """
     points = [point for point in study.sweeps() if point[3]]
     base = {(e, sweep.factor): _by_seed(stored) for e, sweep, value, stored in points if value == sweep.base}
@@ -184,13 +202,14 @@ def sweep_table(study: Study) -> pd.DataFrame:
         beside = base.get((experiment, sweep.factor), {})
         differences = np.array([error - beside[seed] for seed, error in errors.items() if seed in beside])
         n = len(differences)
+        if n == 0:
+            continue
         half = float(stats.t.ppf(0.975, n - 1) * differences.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
         records.append(
             {
                 "experiment": experiment, "factor": sweep.factor, "value": str(value), "is_base": value == sweep.base,
-                "val_error_mean": round(float(np.mean(list(errors.values()))), 3),
-                "effect": round(float(differences.mean()), 3) if n else math.nan,
-                "effect_ci_half": round(half, 3), "n_seeds": len(errors),
+                "val_error_mean": round(float(np.mean(list(beside.values())) + differences.mean()), 3),
+                "effect": round(float(differences.mean()), 3), "effect_ci_half": round(half, 3), "n_seeds": n,
                 "fvu_mean": round(float(np.mean([_chosen_fvu(run) for run in stored])), 4),
                 "selected": _usual([run.metrics["selected"] for run in stored]),
                 "run_ids": " ".join(run.run.run_id for run in stored),
