@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,9 @@ _CODE = {
     "finetune": (*_SHARED, "schedule.py", "engines/*.py", "baselines/*.py", "finetune.py"),
     "report": ("metrics.py", "plan.py", "study.py", "notebooks.py", "report/*.py", "../experiments.yaml"),
 }
+
+
+_PATIENCE_SECONDS = 3.0
 
 
 class WorkflowError(RuntimeError):
@@ -132,7 +136,12 @@ def run_workflow(study: Study, *, only: str | None, jobs: int, force: bool, resu
         try:
             status = process.wait()
         except KeyboardInterrupt:
-            process.wait()
+            try:
+                process.wait(timeout=_PATIENCE_SECONDS)
+            except subprocess.TimeoutExpired:
+                # Snakemake loses an interrupt that comes while it writes its log.
+                process.send_signal(signal.SIGINT)
+                process.wait()
             raise
     if status != 0:
         raise WorkflowError("A step failed, see above. What was finished is kept; the same command goes on from there.")

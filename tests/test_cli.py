@@ -133,6 +133,34 @@ def test_selected_takes_names_and_notebooks() -> None:
     assert selected(plan, None) == plan.experiments
 
 
+def test_an_interrupt_that_snakemake_lost_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Deaf:
+        """A process that goes on after the first interrupt."""
+
+        def __init__(self, *_: object, **__: object) -> None:
+            self.waited: list[float | None] = []
+            self.signals: list[int] = []
+            made.append(self)
+
+        def wait(self, timeout: float | None = None) -> int:
+            self.waited.append(timeout)
+            if len(self.waited) == 1:
+                raise KeyboardInterrupt
+            if timeout is not None:
+                raise subprocess.TimeoutExpired("snakemake", timeout)
+            return 1
+
+        def send_signal(self, number: int) -> None:
+            self.signals.append(number)
+
+    made: list[Deaf] = []
+    monkeypatch.setattr(subprocess, "Popen", Deaf)
+    with pytest.raises(KeyboardInterrupt):
+        run_workflow(Study("smoke", tmp_path), only=None, jobs=1, force=False, resume=True)
+    assert made[0].signals == [signal.SIGINT]
+    assert made[0].waited[-1] is None, "the lock is held until it has ended"
+
+
 def reproduce(results: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "ksae_lib.cli", "reproduce", "--profile", "smoke", "--only", "filters"]
     return subprocess.Popen(
@@ -149,6 +177,7 @@ def test_reproduce_goes_on_after_ctrl_c_does_nothing_when_done_and_remakes_what_
     assert first.stdout is not None
     assert any("Finished jobid" in line for line in first.stdout)
     assert any("Execute" in line for line in first.stdout), "the next step begins when the record of the last is kept"
+    time.sleep(1.0)
     os.killpg(first.pid, signal.SIGINT)
     output, _ = first.communicate(timeout=120)
     assert first.returncode in (1, 130), output
