@@ -194,7 +194,9 @@ def test_sweep_table_pairs_every_value_with_the_base_over_the_seeds(tmp_path: Pa
     others = part[~part["is_base"]]
     assert (others["effect"] == 1.5).all() and set(others["n_seeds"]) == {2}
     assert (others["val_error_mean"] == 4.5).all()
-    figure = sweep_figure(part)
+    alone = part[part["is_base"]].assign(factor="epochs")
+    figure = sweep_figure(pd.concat([part, alone]))
+    assert len(figure.axes) == 1, "a setting that nothing was compared with is left out"
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == part["value"].tolist()
     plt.close(figure)
 

@@ -198,9 +198,11 @@ def sweep_figure(table: pd.DataFrame) -> Figure:
     Bars are 95% intervals of the difference from the base, which is red, paired over the seeds.
 
     Args:
-        table: from ``sweep_table``; settings without their base value are left out.
+        table: from ``sweep_table``; settings without their base value or another are left out.
     """
-    names = list(dict.fromkeys(table.loc[table["is_base"], "factor"]))
+    compared = table.groupby("factor")["is_base"].transform(lambda base: base.any() and not base.all())
+    table = table[compared]
+    names = list(dict.fromkeys(table["factor"]))
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
     figure, axes = plt.subplots(
@@ -229,7 +231,7 @@ def write_figures(study: Study) -> list[Path]:
     files = []
     table = sweep_table(study)
     for experiment, part in table.groupby("experiment") if len(table) else ():
-        if part["is_base"].any():
+        if part["is_base"].any() and not part["is_base"].all():
             figure = sweep_figure(part)
             files += save_figure(figure, study.figures, f"error_against_{experiment}")
             plt.close(figure)
