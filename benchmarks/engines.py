@@ -239,6 +239,20 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     )
 
 
+def output_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every benchmark has: in what form its results come, and where to."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
+    parser.add_argument("--output", type=Path, help="also write the JSON to this file")
+
+
+def present(results: dict[str, Any], table: Callable[[dict[str, Any]], str], options: argparse.Namespace) -> None:
+    """Print results, and write them, as ``output_options`` ask for."""
+    text = json.dumps(results, indent=2)
+    if options.output is not None:
+        write_text(options.output, text + "\n")
+    print(text if options.json else table(results))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -248,8 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--k", type=int, nargs="+", default=[25, 100], help="units kept (default: 25 100)")
     parser.add_argument("--seconds", type=float, default=30.0, help="time for the timed rounds (default: 30)")
     parser.add_argument("--steps", type=int, default=25, help="steps in a timed slice (default: 25)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
-    parser.add_argument("--output", type=Path, help="also write the JSON to this file")
+    output_options(parser)
     options = parser.parse_args(arguments)
     if options.steps < 1:
         parser.error(f"--steps {options.steps} is not possible: it must be at least 1.")
@@ -257,10 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not 1 <= k <= TrainConfig.units:
             parser.error(f"--k {k} is not possible: choose numbers from 1 to {TrainConfig.units}.")
     results = benchmark(load_mnist().train_x, options.k, options.seconds, options.steps)
-    text = json.dumps(results, indent=2)
-    if options.output is not None:
-        write_text(options.output, text + "\n")
-    print(text if options.json else table(results))
+    present(results, table, options)
 
 
 if __name__ == "__main__":

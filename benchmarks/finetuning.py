@@ -8,23 +8,20 @@ what the kernels save.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.engines import EPOCH, hardware, rounded
+from benchmarks.engines import EPOCH, hardware, output_options, present, rounded
 from ksae_lib import KSparseAutoencoder
 from ksae_lib.baselines import AutoencoderConfig
 from ksae_lib.baselines.autoencoder import Autoencoder
 from ksae_lib.datasets import load_mnist
-from ksae_lib.files import write_text
 from ksae_lib.finetune import FinetuneConfig, NetEngine, make_engine, new_net
 
 _K, _UNITS, _CLASSES = 25, 1000, 10
@@ -116,17 +113,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.finetuning", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seconds", type=float, default=30.0, help="time for the timed rounds (default: 30)")
     parser.add_argument("--steps", type=int, default=25, help="steps in a timed slice (default: 25)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
-    parser.add_argument("--output", type=Path, help="also write the JSON to this file")
+    output_options(parser)
     options = parser.parse_args(arguments)
     if options.steps < 1:
         parser.error(f"--steps {options.steps} is not possible: it must be at least 1.")
     data = load_mnist()
     results = benchmark(data.train_x, data.train_y, options.seconds, options.steps)
-    text = json.dumps(results, indent=2)
-    if options.output is not None:
-        write_text(options.output, text + "\n")
-    print(text if options.json else table(results))
+    present(results, table, options)
 
 
 if __name__ == "__main__":

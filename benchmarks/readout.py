@@ -9,22 +9,19 @@ autoencoder (dense).
 from __future__ import annotations
 
 import argparse
-import json
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks.engines import hardware, rounded
+from benchmarks.engines import hardware, output_options, present, rounded
 from ksae_lib.baselines import AutoencoderConfig
 from ksae_lib.datasets import Dataset, load_mnist
 from ksae_lib.engines import TrainConfig, train
-from ksae_lib.files import write_text
 from ksae_lib.logistic import Features, LogisticProblem, Solution
 from ksae_lib.readout import dense_codes, sparse_codes
 
@@ -112,8 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readout", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--examples", type=int, default=50_000, help="training images (default: 50000)")
     parser.add_argument("--epochs", type=int, default=10, help="epochs of the encoders (default: 10)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
-    parser.add_argument("--output", type=Path, help="also write the JSON to this file")
+    output_options(parser)
     options = parser.parse_args(arguments)
     if options.epochs < 1:
         parser.error(f"--epochs {options.epochs} is not possible: it must be at least 1.")
@@ -122,10 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     results = benchmark(data, options.epochs)
-    text = json.dumps(results, indent=2)
-    if options.output is not None:
-        write_text(options.output, text + "\n")
-    print(text if options.json else table(results))
+    present(results, table, options)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,6 @@ _CODE = {
     "finetune": (*_SHARED, "schedule.py", "engines/*.py", "baselines/*.py", "finetune.py"),
     "report": ("metrics.py", "plan.py", "study.py", "notebooks.py", "report/*.py", "../experiments.yaml"),
 }
-
-
 _PATIENCE_SECONDS = 3.0
 
 

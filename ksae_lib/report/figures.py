@@ -200,8 +200,7 @@ def sweep_figure(table: pd.DataFrame) -> Figure:
     Args:
         table: from ``sweep_table``; settings without their base value or another are left out.
     """
-    compared = table.groupby("factor")["is_base"].transform(lambda base: base.any() and not base.all())
-    table = table[compared]
+    table = _compared(table)
     names = list(dict.fromkeys(table["factor"]))
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
@@ -224,6 +223,11 @@ def sweep_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def _compared(table: pd.DataFrame) -> pd.DataFrame:
+    """The settings that have their base value and another."""
+    return table[table.groupby("factor")["is_base"].transform(lambda base: base.any() and not base.all())]
+
+
 def write_figures(study: Study) -> list[Path]:
     """Write the figures that need no weights; the others are written by their notebooks."""
     from ksae_lib.report.tables import reported, sweep_table
@@ -231,7 +235,7 @@ def write_figures(study: Study) -> list[Path]:
     files = []
     table = sweep_table(study)
     for experiment, part in table.groupby("experiment") if len(table) else ():
-        if part["is_base"].any() and not part["is_base"].all():
+        if len(_compared(part)):
             figure = sweep_figure(part)
             files += save_figure(figure, study.figures, f"error_against_{experiment}")
             plt.close(figure)
