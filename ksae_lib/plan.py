@@ -23,6 +23,7 @@ from ksae_lib.readout import ReadoutConfig
 
 _VERSION = 1
 """Part of every id: raise it when the same config starts to mean other numbers."""
+_LATER = ("below", "below_alpha", "dense_relu", "refit")
 
 
 class PlanError(ValueError):
@@ -136,9 +137,9 @@ def to_json(run: Run) -> dict[str, Any]:
 
 
 def _without_unset(config: dict[str, Any]) -> dict[str, Any]:
-    """Without the fields of an upper layer where there is none: ids from before they existed stay valid."""
+    """Without the fields in ``_LATER`` where they say nothing: ids from before they existed stay valid."""
     made = {k: _without_unset(v) if isinstance(v, dict) else v for k, v in config.items()}
-    return {k: v for k, v in made.items() if v is not None or k not in ("below", "below_alpha")}
+    return {k: v for k, v in made.items() if v or k not in _LATER}
 
 
 def _floor(run: Encoder) -> str:
@@ -380,19 +381,27 @@ def load_plan(profile: str, seeds: int | None = None, path: Path | None = None) 
                 tuned = _change(finetune, {**row["finetune"], "seed": seed})
                 return FinetuneRun(data=data, encoder=made, finetune=tuned)
             k_sparse = isinstance(made, TrainRun) or isinstance(getattr(made, "baseline", None), RandomKConfig)
-            return ReadoutRun(data=data, encoder=made, readout=readout if k_sparse or made is None else dense_readout)
+            settings = readout if k_sparse or made is None else dense_readout
+            return ReadoutRun(data=data, encoder=made, readout=_change(settings, row.get("readout", {})))
 
         def trial(row: dict[str, Any], settings: dict[str, Any]) -> Supervised:
             part = next(name for name in ("finetune", "train", "baseline") if name in row)
             return row_run({**row, part: {**row[part], **settings}})
 
         def sweep(base: dict[str, Any], factor: str, values: list[Any]) -> Sweep:
-            def run(value: Any, seed: int) -> ReadoutRun:
-                made = TrainRun(data=data, train=_change(train, {**base, factor: value, "seed": seed}))
-                return ReadoutRun(data=data, encoder=made, readout=readout)
+            of_readout = factor in {f.name for f in fields(ReadoutConfig)}
 
-            points = tuple((value, tuple(run(value, seed) for seed in range(seeds))) for value in values)
-            return Sweep(factor, getattr(_change(train, base), factor), points)
+            def run(change: dict[str, Any], seed: int = 0) -> ReadoutRun:
+                trained, read = ({}, change) if of_readout else (change, {})
+                made = TrainRun(data=data, train=_change(train, {**base, **trained, "seed": seed}))
+                return ReadoutRun(data=data, encoder=made, readout=_change(readout, read))
+
+            def setting(run: ReadoutRun) -> Any:
+                assert isinstance(run.encoder, TrainRun)
+                return getattr(run.readout if of_readout else run.encoder.train, factor)
+
+            runs = [tuple(run({factor: value}, seed) for seed in range(seeds)) for value in values]
+            return Sweep(factor, setting(run({})), tuple((setting(of_value[0]), of_value) for of_value in runs))
 
         rows = []
         for row in spec.get("rows", []):

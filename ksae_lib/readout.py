@@ -35,6 +35,12 @@ class ReadoutConfig:
     tolerance: float = 0.00001
     """L-BFGS stops when no gradient entry exceeds it."""
     max_iterations: int = 500
+    """For each weight; few of them stop the fit early."""
+    dense_relu: bool = False
+    """Codes of a k-sparse autoencoder keep all positive entries instead of the αk largest, as the first author's later
+    code evaluates; there is no α to choose."""
+    refit: bool = False
+    """The test error is that of a fit with what validation chose on training and validation images together."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "alphas", tuple(float(a) for a in self.alphas))
@@ -43,6 +49,8 @@ class ReadoutConfig:
             raise ValueError(f"alphas = {self.alphas} is not possible: name at least one, each at least 1.")
         if not self.l2 or min(self.l2) <= 0:
             raise ValueError(f"l2 = {self.l2} is not possible: name at least one, each positive.")
+        if self.max_iterations < 1:
+            raise ValueError(f"max_iterations = {self.max_iterations} is not possible: at least 1.")
 
 
 class ReadoutResult(NamedTuple):
@@ -55,7 +63,7 @@ class ReadoutResult(NamedTuple):
     test_mistakes: list[int]
     """Misclassified test images by index, for paired tests."""
     trials: pd.DataFrame
-    """One row a trial: alpha, l2, train_error, validation_error, test_error, iterations, converged; for codes with α
+    """One row a trial: alpha, l2, train_error, validation_error, test_error, iterations, converged; for k-sparse codes
     also fvu, the variance of the validation images that the same codes leave unexplained."""
 
 
@@ -68,6 +76,11 @@ def sparse_codes(model: KSparseAutoencoder, x: np.ndarray, alpha: float) -> spar
         for start in range(0, len(x), _CHUNK)
     ]
     return sparse.csr_array(sparse.vstack(blocks))
+
+
+def dense_relu_codes(model: KSparseAutoencoder, x: np.ndarray) -> np.ndarray:
+    """The positive entries of the codes before selection (shape: [examples, units])."""
+    return np.maximum(model.encode(torch.from_numpy(np.array(x)), CodeMode.DENSE).numpy(), 0)
 
 
 def dense_codes(model: KSparseAutoencoder | Baseline, x: np.ndarray, alpha: float) -> np.ndarray:
@@ -90,7 +103,7 @@ def evaluate(data: Dataset, model: KSparseAutoencoder | Baseline | None, config:
     """
     rows: list[dict[str, Any]] = []
     mistakes = []
-    for alpha in config.alphas if isinstance(model, KSparseAutoencoder) else (None,):
+    for alpha in _alphas(model, config):
         train, validation, test = (_features(model, x, alpha) for x in (data.train_x, data.validation_x, data.test_x))
         fvu = _unexplained(model, validation, data.validation_x)
         problem = LogisticProblem(train, data.train_y, data.classes)
@@ -98,7 +111,7 @@ def evaluate(data: Dataset, model: KSparseAutoencoder | Baseline | None, config:
         for l2 in config.l2:
             solution = problem.solve(l2, config.tolerance, config.max_iterations, solution)
             wrong = solution.predict(test) != data.test_y
-            mistakes.append(np.flatnonzero(wrong).tolist())
+            mistakes.append(np.flatnonzero(wrong))
             rows.append(
                 {
                     "alpha": alpha,
@@ -113,17 +126,36 @@ def evaluate(data: Dataset, model: KSparseAutoencoder | Baseline | None, config:
             )
     trials = pd.DataFrame(rows)
     best = int(trials["validation_error"].argmin())
-    chosen = rows[best]
-    selected = {name: chosen[name] for name in ("alpha", "l2") if chosen[name] is not None}
-    return ReadoutResult(selected, chosen["validation_error"], chosen["test_error"], mistakes[best], trials)
+    chosen, missed = rows[best], mistakes[best]
+    if config.refit:
+        missed = _refitted_mistakes(data, model, chosen, config)
+    return ReadoutResult(
+        selected={name: chosen[name] for name in ("alpha", "l2") if chosen[name] is not None},
+        validation_error=chosen["validation_error"],
+        test_error=round(100 * len(missed) / len(data.test_y), 6),
+        test_mistakes=missed.tolist(),
+        trials=trials,
+    )
+
+
+def _alphas(model: KSparseAutoencoder | Baseline | None, config: ReadoutConfig) -> tuple[float | None, ...]:
+    return config.alphas if isinstance(model, KSparseAutoencoder) and not config.dense_relu else (None,)
+
+
+def _refitted_mistakes(
+    data: Dataset, model: KSparseAutoencoder | Baseline | None, chosen: dict[str, Any], config: ReadoutConfig
+) -> np.ndarray:
+    x = _features(model, np.concatenate([data.train_x, data.validation_x]), chosen["alpha"])
+    problem = LogisticProblem(x, np.concatenate([data.train_y, data.validation_y]), data.classes)
+    solution = problem.solve(chosen["l2"], config.tolerance, config.max_iterations)
+    return np.flatnonzero(solution.predict(_features(model, data.test_x, chosen["alpha"])) != data.test_y)
 
 
 def _features(
     model: KSparseAutoencoder | Baseline | None, x: np.ndarray, alpha: float | None
 ) -> sparse.csr_array | np.ndarray:
     if isinstance(model, KSparseAutoencoder):
-        assert alpha is not None
-        return sparse_codes(model, x, alpha)
+        return dense_relu_codes(model, x) if alpha is None else sparse_codes(model, x, alpha)
     return sparse.csr_array(x) if model is None else encode_all(model, x)
 
 

@@ -26,7 +26,7 @@ from ksae_lib.plan import (
 from ksae_lib.study import Study, project_root
 
 
-@pytest.mark.parametrize("profile", ["smoke", "quick", "paper", "search"])
+@pytest.mark.parametrize("profile", ["smoke", "quick", "paper", "full", "search"])
 def test_every_planned_run_survives_json_and_has_an_id_of_its_own(profile: str) -> None:
     plan = load_plan(profile)
     configs = {}
@@ -43,6 +43,23 @@ def test_ids_do_not_change_from_one_version_to_the_next() -> None:
     assert ReadoutRun(encoder=TrainRun()).run_id == "readout-k25-zeros-e5000-s0-922a3ac54a"
 
 
+def test_later_settings_of_the_readout_are_part_of_the_id_only_where_they_say_something() -> None:
+    base = ReadoutRun(encoder=TrainRun())
+    assert "refit" not in to_json(base)["readout"]
+    changed = [replace(base, readout=replace(base.readout, **{name: True})) for name in ("refit", "dense_relu")]
+    assert len({run.run_id for run in (base, *changed)}) == 3
+    assert [from_json(to_json(run)) for run in changed] == changed
+
+
+def test_sweeps_change_settings_of_the_readout_as_well() -> None:
+    (alphas,) = [s for s in load_plan("search", 2).experiment("settings").sweeps if s.factor == "alphas"]
+    assert alphas.base == (2.0, 3.0)
+    assert [value for value, _ in alphas.points] == [(1.0,), (2.0,), (3.0,), (4.0,), (2.0, 3.0)]
+    for value, runs in alphas.points:
+        assert [run.readout.alphas for run in runs] == [value, value]
+        assert [run.encoder for run in runs] == [run.encoder for run in alphas.points[0][1]]
+
+
 def test_any_change_of_a_setting_changes_the_id() -> None:
     base = TrainRun()
     changes = [{"k": 24}, {"seed": 1}, {"engine": "reference"}, {"learning_rate": 0.011}, {"k_start": None}]
@@ -50,8 +67,8 @@ def test_any_change_of_a_setting_changes_the_id() -> None:
     assert len(ids | {base.run_id}) == len(changes) + 1
 
 
-def test_paper_profile_has_the_settings_of_section_4_2() -> None:
-    train = load_plan("paper").experiment("filters").filters[0].train
+def test_full_profile_has_the_settings_of_section_4_2() -> None:
+    train = load_plan("full").experiment("filters").filters[0].train
     assert (train.weight_std, train.momentum, train.learning_rate, train.epochs) == (0.01, 0.9, 0.01, 5000)
     assert (train.units, train.k, train.bias_init, train.activation) == (1000, 70, "zeros", "linear")
 

@@ -74,6 +74,35 @@ def test_l2_weighs_the_penalty_against_the_mean_cross_entropy() -> None:
     assert evaluate(data, None, config).test_mistakes == evaluate(twice, None, config).test_mistakes
 
 
+def test_dense_relu_codes_keep_every_positive_entry_and_have_no_alpha(model: KSparseAutoencoder) -> None:
+    data = dataset()
+    result = evaluate(data, model, ReadoutConfig(l2=(0.01,), tolerance=1e-8, dense_relu=True))
+    weight, bias = model.weight.detach().numpy(), model.bias.detach().numpy()
+    codes, test_codes = (np.maximum(x @ weight.T + bias, 0) for x in (data.train_x, data.test_x))
+    direct = LogisticRegression(C=1 / (0.01 * 300), tol=1e-8, max_iter=2000).fit(codes, data.train_y)
+    assert result.selected == {"l2": 0.01}
+    assert result.test_mistakes == np.flatnonzero(direct.predict(test_codes) != data.test_y).tolist()
+
+
+def test_refit_keeps_what_validation_chose_and_learns_from_validation_images_too(model: KSparseAutoencoder) -> None:
+    data = dataset()
+    once = evaluate(data, model, ReadoutConfig(alphas=(1, 2), l2=(0.1, 0.01), tolerance=1e-8))
+    again = evaluate(data, model, ReadoutConfig(alphas=(1, 2), l2=(0.1, 0.01), tolerance=1e-8, refit=True))
+    assert (again.selected, again.validation_error) == (once.selected, once.validation_error)
+    x, y = np.concatenate([data.train_x, data.validation_x]), np.concatenate([data.train_y, data.validation_y])
+    codes, test_codes = (sparse_codes(model, part, again.selected["alpha"]) for part in (x, data.test_x))
+    direct = LogisticRegression(C=1 / (again.selected["l2"] * len(y)), tol=1e-8, max_iter=2000).fit(codes, y)
+    assert again.test_mistakes == np.flatnonzero(direct.predict(test_codes) != data.test_y).tolist()
+    assert again.test_error == len(again.test_mistakes) / len(data.test_y) * 100
+
+
+def test_few_iterations_stop_the_fit_early(model: KSparseAutoencoder) -> None:
+    result = evaluate(dataset(), model, ReadoutConfig(alphas=(2,), l2=(0.0001,), max_iterations=2))
+    assert (result.trials["iterations"].iloc[0], result.trials["converged"].iloc[0]) == (2, False)
+    with pytest.raises(ValueError, match="at least 1"):
+        ReadoutConfig(max_iterations=0)
+
+
 @pytest.mark.parametrize("wrong", [{"alphas": ()}, {"alphas": (0.5,)}, {"l2": ()}, {"l2": (0.0,)}])
 def test_impossible_grids_are_refused(wrong: dict[str, tuple[float, ...]]) -> None:
     with pytest.raises(ValueError, match="name at least one"):

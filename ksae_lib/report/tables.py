@@ -207,7 +207,8 @@ def sweep_table(study: Study) -> pd.DataFrame:
         half = float(stats.t.ppf(0.975, n - 1) * differences.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
         records.append(
             {
-                "experiment": experiment, "factor": sweep.factor, "value": str(value), "is_base": value == sweep.base,
+                "experiment": experiment, "factor": sweep.factor, "value": _words(value),
+                "is_base": value == sweep.base,
                 "val_error_mean": round(float(np.mean(list(beside.values())) + differences.mean()), 3),
                 "effect": round(float(differences.mean()), 3), "effect_ci_half": round(half, 3), "n_seeds": n,
                 "fvu_mean": round(float(np.mean([_chosen_fvu(run) for run in stored])), 4),
@@ -223,8 +224,12 @@ def _by_seed(stored: list[StoredRun]) -> dict[int, float]:
 
 
 def _chosen_fvu(run: StoredRun) -> float:
-    trials = run.history
-    return float(trials.loc[trials["alpha"] == run.metrics["selected"]["alpha"], "fvu"].iloc[0])
+    trials, alpha = run.history, run.metrics["selected"].get("alpha")
+    return float(trials.loc[trials["alpha"].isna() if alpha is None else trials["alpha"] == alpha, "fvu"].iloc[0])
+
+
+def _words(value: Any) -> str:
+    return " or ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
 
 
 def _usual(selected: list[dict[str, float]]) -> str:
