@@ -1,5 +1,4 @@
-# make reproduce   set up if needed, train for Figure 1 and the first rows of Table 1, write results/quick/
-# make everything  the same for every row of Tables 1 and 3 and every figure
+# make reproduce   set up if needed, train every row of the tables and every figure, write results/quick/
 # make test        set up if needed, run every check that CI runs
 # make lab         set up if needed, open JupyterLab on the notebooks
 # make report      rewrite tables, figures and README numbers from the stored runs
@@ -9,12 +8,9 @@ BIN := .venv/bin
 READY := .venv/.ready
 PROFILE ?= quick
 
-.PHONY: reproduce everything test lab report lint notebooks fresh citation clean
+.PHONY: reproduce test lab report lint notebooks fresh citation clean
 
 reproduce: $(READY)
-	$(BIN)/ksae reproduce --profile $(PROFILE) --only filters,features
-
-everything: $(READY)
 	$(BIN)/ksae reproduce --profile $(PROFILE)
 
 test: lint fresh citation notebooks $(READY)

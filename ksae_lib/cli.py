@@ -165,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     def where(made: argparse.ArgumentParser) -> None:
-        made.add_argument("--profile", default="quick", help="smoke, quick, paper or search (default: quick)")
+        made.add_argument("--profile", default="quick", help="smoke, quick, paper, full or search (default: quick)")
         made.add_argument("--seeds", type=int, help="seeds per table row (default: the profile's)")
         made.add_argument(
             "--results", type=Path, default=default_results(), help="folder of results (default: results/)"

@@ -27,7 +27,7 @@ class Study:
     """One profile: its plan, its run store and the folders its tables, figures and notebooks go to.
 
     Args:
-        profile: a profile of the plan: ``smoke``, ``quick``, ``paper`` or ``search``.
+        profile: a profile of the plan: ``smoke``, ``quick``, ``paper``, ``full`` or ``search``.
         results: the folder that holds ``<profile>/``; see ``default_results``.
         seeds: seeds per table row; by default the profile's.
 

@@ -24,6 +24,7 @@ def blocks(results: Path) -> dict[str, str]:
     return {
         "table1": markdown(readable(error_table(quick, 1))) + "\n" + INTERVAL_NOTE + "\n",
         "table3": markdown(readable(error_table(quick, 3))),
+        "longer": _longer(quick, paper),
         "claims": markdown(verdicts),
         "epochs": markdown(curve),
         **{
@@ -35,6 +36,24 @@ def blocks(results: Path) -> dict[str, str]:
             )
         },
     }
+
+
+def _longer(quick: Study, paper: Study) -> str:
+    """Errors of the two profiles beside each other, for the rows that both have."""
+    key = ["table", "method", "variant", "paper_error"]
+    tables = [pd.concat([error_table(study, number) for number in (1, 3)]) for study in (quick, paper)]
+    both = tables[0][tables[0]["n_seeds"] > 0].merge(tables[1][tables[1]["n_seeds"] > 0], on=key, sort=False)
+    columns = {"table": "Table", "method": "Method", "variant": "Variant"}
+    shown = both[list(columns)].rename(columns=columns)
+    shown["Paper"] = ["–" if pd.isna(value) else f"{value:.2f}" for value in both["paper_error"]]
+    for name, side in (("quick", "x"), ("paper", "y")):
+        shown[f"Profile `{name}`"] = [
+            f"{mean:.2f} ({low:.2f} – {high:.2f}; {seeds})"
+            for mean, low, high, seeds in zip(
+                *(both[f"{c}_{side}"] for c in ("error_mean", "error_ci_low", "error_ci_high", "n_seeds")), strict=True
+            )
+        ]
+    return markdown(shown)
 
 
 def _speed(measured: dict[str, Any]) -> str:
