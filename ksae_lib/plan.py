@@ -218,11 +218,11 @@ class Search:
 
 @dataclass(frozen=True)
 class Sweep:
-    """One setting of a base run changed at a time, and the runs, one a seed, of each value."""
+    """One setting of a base run changed at a time, or several together, and the runs, one a seed, of each value."""
 
     factor: str
     base: Any
-    """The value the base run has."""
+    """The value the base run has; of several settings, that none is changed."""
     points: tuple[tuple[Any, tuple[ReadoutRun, ...]], ...]
 
 
@@ -390,6 +390,7 @@ def load_plan(profile: str, seeds: int | None = None, path: Path | None = None) 
 
         def sweep(base: dict[str, Any], factor: str, values: list[Any]) -> Sweep:
             of_readout = factor in {f.name for f in fields(ReadoutConfig)}
+            together = isinstance(values[0], dict)
 
             def run(change: dict[str, Any], seed: int = 0) -> ReadoutRun:
                 trained, read = ({}, change) if of_readout else (change, {})
@@ -400,7 +401,10 @@ def load_plan(profile: str, seeds: int | None = None, path: Path | None = None) 
                 assert isinstance(run.encoder, TrainRun)
                 return getattr(run.readout if of_readout else run.encoder.train, factor)
 
-            runs = [tuple(run({factor: value}, seed) for seed in range(seeds)) for value in values]
+            changes = values if together else [{factor: value} for value in values]
+            runs = [tuple(run(change, seed) for seed in range(seeds)) for change in changes]
+            if together:
+                return Sweep(factor, {}, tuple(zip(values, runs, strict=True)))
             return Sweep(factor, setting(run({})), tuple((setting(of_value[0]), of_value) for of_value in runs))
 
         rows = []

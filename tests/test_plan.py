@@ -60,6 +60,17 @@ def test_sweeps_change_settings_of_the_readout_as_well() -> None:
         assert [run.encoder for run in runs] == [run.encoder for run in alphas.points[0][1]]
 
 
+def test_sweeps_change_several_settings_together() -> None:
+    (together,) = load_plan("search", 2).experiment("combinations").sweeps
+    assert together.base == {} == together.points[0][0]
+    chosen = together.points[0][1][0].encoder
+    assert isinstance(chosen, TrainRun)
+    for change, runs in together.points:
+        assert [run.encoder for run in runs] == [
+            replace(chosen, train=replace(chosen.train, **change, seed=seed)) for seed in range(2)
+        ]
+
+
 def test_any_change_of_a_setting_changes_the_id() -> None:
     base = TrainRun()
     changes = [{"k": 24}, {"seed": 1}, {"engine": "reference"}, {"learning_rate": 0.011}, {"k_start": None}]

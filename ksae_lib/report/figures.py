@@ -22,6 +22,7 @@ from ksae_lib.runs import StoredRun
 from ksae_lib.study import Study
 
 _ROWS, _COLUMNS = 4, 30
+_LONG_LABEL = 8
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
@@ -217,6 +218,9 @@ def sweep_figure(table: pd.DataFrame) -> Figure:
         axis.plot(base.index, base["val_error_mean"], "o", color=sns.color_palette("tab10")[3], zorder=3)
         axis.axhline(float(base["val_error_mean"].iloc[0]), color="0.7", linestyle=":", zorder=0)
         axis.set(title=name, xticks=part.index, xticklabels=part["value"], xlim=(-0.5, len(part) - 0.5))
+        if part["value"].str.len().max() > _LONG_LABEL:
+            axis.tick_params("x", rotation=30)
+            plt.setp(axis.get_xticklabels(), ha="right")
     for row in axes:
         row[0].set_ylabel("validation error (%)")
     sns.despine(figure)

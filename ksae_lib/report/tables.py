@@ -229,6 +229,8 @@ def _chosen_fvu(run: StoredRun) -> float:
 
 
 def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_words(v)}" for name, v in value.items()) or "as chosen"
     return " or ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
 
 
