@@ -8,7 +8,6 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.decomposition import PCA as ScikitPCA  # noqa: N811 - the module below is PCA
 from torch import Tensor
 
 from ksae_lib.baselines.base import Baseline, BaselineConfig, check_examples
@@ -64,6 +63,8 @@ class PCAConfig(BaselineConfig):
         Raises:
             ValueError: more components than inputs or examples.
         """
+        from sklearn.decomposition import PCA as ScikitPCA  # noqa: N811 - the module below is PCA
+
         check_examples(x)
         if self.units > min(x.shape):
             raise ValueError(f"units = {self.units} is more than the {min(x.shape)} components there are.")
