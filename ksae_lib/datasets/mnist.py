@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,19 @@ from ksae_lib.datasets.base import DataError, Dataset
 
 SHA256 = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16"
 TRAIN, VALIDATION, TEST = 50_000, 10_000, 10_000
+# Digests of the official files, as torchvision has them.
+_ARCHIVES = {
+    "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+    "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+    "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+}
+_HEADERS = [
+    header
+    for n in (TRAIN + VALIDATION, TEST)
+    for header in (struct.pack(">4i", 0x803, n, 28, 28), struct.pack(">2i", 0x801, n))
+]
+"""What each unpacked file starts with: its type and sizes."""
 
 
 def default_root() -> Path:
@@ -67,43 +81,45 @@ def _pixels(images: np.ndarray) -> np.ndarray:
 
 
 def _verified(root: Path) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray], str]:
-    from torchvision.datasets import MNIST
-    from torchvision.datasets.utils import check_integrity
-
+    """Images and labels of both parts, and their digest; what is wrong with a file is told apart."""
     raw = root / "MNIST" / "raw"
-    for name, md5 in MNIST.resources:
+    for name, md5 in _ARCHIVES.items():
         path = raw / name
         if not path.exists():
             raise DataError(
                 f"{path} is missing: restore it with 'git checkout -- data/MNIST', or copy the official file there."
             )
-        if not check_integrity(str(path), md5):
+        if hashlib.md5(path.read_bytes()).hexdigest() != md5:
             raise DataError(
                 f"{path} is not the official file (truncated or altered): delete it and restore it with "
                 "'git checkout -- data/MNIST', or copy the official file there."
             )
-    parts = []
-    digest = hashlib.sha256()
-    altered = DataError(
-        f"An unpacked file in {raw} was altered: delete the files there that do not end in .gz, "
-        "they are unpacked again from the verified archives."
-    )
-    for train in (True, False):
-        try:
-            # One process at a time unpacks; the others wait and find the files.
-            with (raw / MNIST.resources[0][0]).open("rb") as archive:
-                fcntl.flock(archive, fcntl.LOCK_EX)
-                part = MNIST(str(root), train=train, download=True)
-        except OSError as error:
-            raise DataError(
-                f"{raw} cannot be unpacked ({error}): free disk space or make the folder writable."
-            ) from error
-        except (AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise altered from error
-        images, labels = part.data.numpy(), part.targets.numpy()
-        digest.update(images.tobytes())
-        digest.update(labels.astype(np.uint8).tobytes())
-        parts.append((images, labels))
-    if digest.hexdigest() != SHA256:
-        raise altered
-    return parts[0], parts[1], digest.hexdigest()
+    paths = [raw / name.removesuffix(".gz") for name in _ARCHIVES]
+    _unpack(root, paths)
+    files = [path.read_bytes() for path in paths]
+    contents = [data.removeprefix(header) for data, header in zip(files, _HEADERS, strict=True)]
+    digest = hashlib.sha256(b"".join(contents)).hexdigest()
+    if digest != SHA256:
+        raise DataError(
+            f"An unpacked file in {raw} was altered: delete the files there that do not end in .gz, "
+            "they are unpacked again from the verified archives."
+        )
+    images, labels, test_images, test_labels = (np.frombuffer(content, np.uint8) for content in contents)
+    parts = [(x.reshape(-1, 28, 28), y.astype(np.int64)) for x, y in ((images, labels), (test_images, test_labels))]
+    return parts[0], parts[1], digest
+
+
+def _unpack(root: Path, paths: list[Path]) -> None:
+    """Have torchvision unpack the archives; one process at a time does, the others wait and find the files."""
+    try:
+        with (paths[0].parent / next(iter(_ARCHIVES))).open("rb") as archive:
+            fcntl.flock(archive, fcntl.LOCK_EX)
+            if not all(path.exists() for path in paths):
+                # Importing torchvision takes longer than reading MNIST.
+                from torchvision.datasets import MNIST
+
+                MNIST(str(root), download=True)
+    except OSError as error:
+        raise DataError(
+            f"{paths[0].parent} cannot be unpacked ({error}): free disk space or make the folder writable."
+        ) from error
