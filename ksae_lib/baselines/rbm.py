@@ -89,11 +89,11 @@ class RBM(Baseline):
 
     def encode(self, x: Tensor) -> Tensor:
         """p(h = 1 | v) (shape: [batch, units])."""
-        return torch.sigmoid(x @ self.weight.T + self.bias)
+        return torch.addmm(self.bias, x, self.weight.T).sigmoid_()
 
     def decode(self, h: Tensor) -> Tensor:
         """p(v = 1 | h) (shape: [batch, inputs])."""
-        return torch.sigmoid(h @ self.weight + self.visible_bias)
+        return torch.addmm(self.visible_bias, h, self.weight).sigmoid_()
 
     def free_energy(self, v: Tensor) -> Tensor:
         """``F(v) = −b′ᵀv − Σ log(1 + exp(Wv + b))``, so that p(v) ∝ exp(−F(v)) (shape: [batch])."""
@@ -124,15 +124,15 @@ class _Trainer:
             chain = self._sample(negative_h)
         if c.persistent:
             self.chains = chain
-        gradients = (
-            h.T @ v / len(v) - negative_h.T @ negative_v / len(chain) - c.weight_decay * rbm.weight,
-            h.mean(0) - negative_h.mean(0),
-            v.mean(0) - negative_v.mean(0),
-        )
-        for parameter, velocity, gradient in zip(
-            (rbm.weight, rbm.bias, rbm.visible_bias), self.velocities, gradients, strict=True
-        ):
-            velocity.mul_(c.momentum).add_(gradient, alpha=rate)
+        for velocity in self.velocities:
+            velocity.mul_(c.momentum)
+        by_weight, by_bias, by_visible_bias = self.velocities
+        by_weight.addmm_(h.T, v, alpha=rate / len(v)).addmm_(negative_h.T, negative_v, alpha=-rate / len(chain))
+        if c.weight_decay:
+            by_weight.add_(rbm.weight, alpha=-rate * c.weight_decay)
+        by_bias.add_(h.mean(0) - negative_h.mean(0), alpha=rate)
+        by_visible_bias.add_(v.mean(0) - negative_v.mean(0), alpha=rate)
+        for parameter, velocity in zip((rbm.weight, rbm.bias, rbm.visible_bias), self.velocities, strict=True):
             parameter.add_(velocity)
         return float(((v - reconstruction) ** 2).sum(-1).mean())
 
