@@ -25,8 +25,6 @@ COLUMNS = [
     *("selected", "run_ids", "verdict", "source"),
 ]
 FEWEST_SEEDS = 3
-_PRINTED = ", as printed"
-"""Ends the variant of a row with the paper's settings where another has those that validation chose."""
 INTERVAL_NOTE = (
     "Errors in percent on the test set. Intervals are 95%: the spread over seeds (Student t) and the binomial "
     "sampling error of the test set, added in quadrature. Verdict on the paper's figure: validated if it lies in "
@@ -87,7 +85,9 @@ def error_table(study: Study, table: int) -> pd.DataFrame:
     for row, runs in study.rows(table):
         dataset = study.plan.experiments[0].filters[0].data.name.upper()
         known = paper[(paper["table"] == table) & (paper["dataset"] == dataset) & (paper["method"] == row.method)]
-        known = known[known["variant"].fillna("") == row.variant.removesuffix(_PRINTED)]
+        # A row beside one of the paper's has its variant and, after a comma, what is different.
+        variants = known["variant"].fillna("")
+        known = pd.concat([known[variants == row.variant], known[variants == row.variant.partition(",")[0]]])
         figure = float(known["error_percent"].iloc[0]) if len(known) else None
         summary = _summary(runs)
         low, high = summary["error_ci_low"], summary["error_ci_high"]
