@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -116,6 +117,22 @@ def test_the_rows_have_the_settings_that_the_search_found_best() -> None:
                 assert run.encoder is not None
                 config = run.encoder.train if isinstance(run.encoder, TrainRun) else run.encoder.baseline
             assert {name: getattr(config, name) for name in settings} == settings, search.method
+
+
+def test_the_designed_row_has_the_settings_that_came_out_best_over_all_seeds() -> None:
+    errors: dict[float, dict[str, Any]] = {}
+    stored = Study("search", project_root() / "results")
+    for experiment, sweep, value, runs in stored.sweeps():
+        if experiment in ("settings", "combinations") and len(runs) >= 3:
+            mean = sum(run.metrics["validation_error"] for run in runs) / len(runs)
+            errors[mean] = value if isinstance(value, dict) else {sweep.factor: value}
+    row, refitted = load_plan("paper").experiment("designed").rows
+    run, again = row.runs[0], refitted.runs[0]
+    assert isinstance(run, ReadoutRun) and isinstance(run.encoder, TrainRun) and isinstance(again, ReadoutRun)
+    chosen = stored.plan.experiment("combinations").sweeps[0].points[0][1][0].encoder
+    assert isinstance(chosen, TrainRun)
+    assert run.encoder.train == replace(chosen.train, **errors[min(errors)])
+    assert (again.encoder, again.readout) == (run.encoder, replace(run.readout, refit=True))
 
 
 def test_encoders_that_are_compared_are_runs_of_the_experiment() -> None:
