@@ -68,8 +68,10 @@ class KLSparseAutoencoder(Baseline):
         c = self.config
         h = self.encode(x)
         error = 0.5 * ((x - torch.sigmoid(h @ self.decoder + self.visible_bias)) ** 2).sum(-1).mean()
-        decay = 0.5 * c.weight_decay * ((self.weight**2).sum() + (self.decoder**2).sum())
-        return error + decay + c.beta * kl_penalty(h.mean(0), c.rho).sum()
+        cost = error + c.beta * kl_penalty(h.mean(0), c.rho).sum()
+        if c.weight_decay:
+            cost = cost + 0.5 * c.weight_decay * ((self.weight**2).sum() + (self.decoder**2).sum())
+        return cost
 
     def encode(self, x: Tensor) -> Tensor:
         """Activities h in (0, 1) (shape: [batch, units])."""
