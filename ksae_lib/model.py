@@ -120,11 +120,14 @@ class KSparseAutoencoder(nn.Module):
         """``z = Wᵀx + b`` (shape: [batch, units])."""
         return x @ self.W + self.bias
 
-    def code(self, x: Tensor, k: int | None = None) -> Tensor:
-        """Z with all but the k largest entries of each row set to zero (shape: [batch, units])."""
-        z = self.pre_activation(x)
+    def keep(self, z: Tensor, k: int | None = None) -> Tensor:
+        """The k largest entries of each row of z, all others zero (shape: [batch, units])."""
         support = supp_k(z.detach(), self.k if k is None else k, self.selection)
         return self._activate(z * support)
+
+    def code(self, x: Tensor, k: int | None = None) -> Tensor:
+        """The k largest entries of z for examples x (shape: [batch, units])."""
+        return self.keep(self.pre_activation(x), k)
 
     def decode(self, code: Tensor) -> Tensor:
         """``x̂ = Wz + b′`` (shape: [batch, inputs])."""

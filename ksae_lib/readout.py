@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -69,13 +70,22 @@ class ReadoutResult(NamedTuple):
 
 def sparse_codes(model: KSparseAutoencoder, x: np.ndarray, alpha: float) -> sparse.csr_array:
     """Codes supp_αk as CSR (shape: [examples, units]), section 2.2."""
-    blocks = [
-        sparse.csr_array(
-            model.encode(torch.from_numpy(np.array(x[start : start + _CHUNK])), CodeMode.ALPHA_K, alpha).numpy()
-        )
-        for start in range(0, len(x), _CHUNK)
-    ]
-    return sparse.csr_array(sparse.vstack(blocks))
+    return sparse_codes_for(model, x, (alpha,))[0]
+
+
+@torch.no_grad()
+def sparse_codes_for(
+    model: KSparseAutoencoder, x: np.ndarray, alphas: tuple[float, ...]
+) -> tuple[sparse.csr_array, ...]:
+    """Codes supp_αk for each α, of one product with the dictionary; see ``sparse_codes``."""
+    blocks: list[list[sparse.csr_array]] = [[] for _ in alphas]
+    for start in range(0, len(x), _CHUNK):
+        part = torch.from_numpy(np.array(x[start : start + _CHUNK]))
+        model.check_input(part)
+        z = model.pre_activation(part)
+        for alpha, made in zip(alphas, blocks, strict=True):
+            made.append(sparse.csr_array(model.keep(z, model.alpha_k(alpha)).numpy()))
+    return tuple(sparse.csr_array(sparse.vstack(made)) for made in blocks)
 
 
 def dense_relu_codes(model: KSparseAutoencoder, x: np.ndarray) -> np.ndarray:
@@ -103,8 +113,9 @@ def evaluate(data: Dataset, model: KSparseAutoencoder | Baseline | None, config:
     """
     rows: list[dict[str, Any]] = []
     mistakes = []
-    for alpha in _alphas(model, config):
-        train, validation, test = (_features(model, x, alpha) for x in (data.train_x, data.validation_x, data.test_x))
+    alphas = _alphas(model, config)
+    parts = (_features(model, x, alphas) for x in (data.train_x, data.validation_x, data.test_x))
+    for alpha, train, validation, test in zip(alphas, *parts, strict=True):
         fvu = _unexplained(model, validation, data.validation_x)
         problem = LogisticProblem(train, data.train_y, data.classes)
         solution = None
@@ -145,18 +156,23 @@ def _alphas(model: KSparseAutoencoder | Baseline | None, config: ReadoutConfig) 
 def _refitted_mistakes(
     data: Dataset, model: KSparseAutoencoder | Baseline | None, chosen: dict[str, Any], config: ReadoutConfig
 ) -> np.ndarray:
-    x = _features(model, np.concatenate([data.train_x, data.validation_x]), chosen["alpha"])
+    both = np.concatenate([data.train_x, data.validation_x])
+    x, test = (_features(model, part, (chosen["alpha"],))[0] for part in (both, data.test_x))
     problem = LogisticProblem(x, np.concatenate([data.train_y, data.validation_y]), data.classes)
     solution = problem.solve(chosen["l2"], config.tolerance, config.max_iterations)
-    return np.flatnonzero(solution.predict(_features(model, data.test_x, chosen["alpha"])) != data.test_y)
+    return np.flatnonzero(solution.predict(test) != data.test_y)
 
 
 def _features(
-    model: KSparseAutoencoder | Baseline | None, x: np.ndarray, alpha: float | None
-) -> sparse.csr_array | np.ndarray:
-    if isinstance(model, KSparseAutoencoder):
-        return dense_relu_codes(model, x) if alpha is None else sparse_codes(model, x, alpha)
-    return sparse.csr_array(x) if model is None else encode_all(model, x)
+    model: KSparseAutoencoder | Baseline | None, x: np.ndarray, alphas: tuple[float | None, ...]
+) -> Sequence[sparse.csr_array | np.ndarray]:
+    """What the readout sees of each example, for each α."""
+    if model is None:
+        return [sparse.csr_array(x)]
+    if not isinstance(model, KSparseAutoencoder):
+        return [encode_all(model, x)]
+    kept = tuple(alpha for alpha in alphas if alpha is not None)
+    return sparse_codes_for(model, x, kept) if kept else [dense_relu_codes(model, x)]
 
 
 def _unexplained(

@@ -87,7 +87,7 @@ def test_full_profile_has_the_settings_of_section_4_2() -> None:
 
 def rows(seeds: int | None = None) -> tuple[Row, ...]:
     plan = load_plan("quick", seeds)
-    return plan.experiment("features").rows + plan.experiment("more_features").rows
+    return plan.experiment("features").rows + plan.experiment("beyond").rows
 
 
 def test_seeds_multiply_the_rows_with_a_random_encoder_only() -> None:
@@ -143,10 +143,10 @@ def test_encoders_that_are_compared_are_runs_of_the_experiment() -> None:
 
 def test_a_notebook_shows_the_rows_of_another_experiment_where_both_are_wanted() -> None:
     plan = load_plan("quick")
-    features, more = plan.experiment("features"), plan.experiment("more_features")
+    features, beyond = plan.experiment("features"), plan.experiment("beyond")
     own, both = shown(features, [features]), shown(features, plan.experiments)
     assert own == list(features.runs())
-    assert {run.run_id for run in both} == {run.run_id for e in (features, more) for run in e.runs()}
+    assert {run.run_id for run in both} == {run.run_id for e in (features, beyond) for run in e.runs()}
     assert len({run.run_id for run in both}) == len(both) > len(own)
 
 

@@ -23,7 +23,7 @@ TRIALS = pd.DataFrame({"alpha": [1.0], "l2": [0.1]})
 def store_errors(study: Study, errors: dict[str, list[float]]) -> None:
     """Put readouts with made-up errors in the store, one a seed, for the rows of the given variants or methods."""
     wide = Study(study.plan.profile, study.folder.parent, seeds=5)
-    for row in (row for name in ("features", "more_features") for row in wide.plan.experiment(name).rows):
+    for row in (row for name in ("features", "beyond") for row in wide.plan.experiment(name).rows):
         for run, error in zip(row.runs, errors.get(row.variant or row.method, []), strict=False):
             metrics = {
                 "test_error": error, "validation_error": error + 0.1, "test_images": 10_000,
