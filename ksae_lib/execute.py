@@ -115,7 +115,7 @@ def execute(run: Run, store: RunStore, *, resume: bool = True, progress: bool | 
         seconds, history, kept = time.perf_counter() - started, result.trials, None
         results = {
             "encoder_run": None if run.encoder is None else run.encoder.run_id,
-            "code_mode": _code_mode(encoder, run),
+            "code_mode": None if encoder is None else "alpha_k" if "alpha" in result.selected else "dense",
             "selected": result.selected,
             "validation_error": result.validation_error,
             "test_error": result.test_error,
@@ -134,12 +134,6 @@ def execute(run: Run, store: RunStore, *, resume: bool = True, progress: bool | 
     folder = store.save(run, record, history, kept, replace=True)
     checkpoint.unlink(missing_ok=True)
     return folder
-
-
-def _code_mode(encoder: KSparseAutoencoder | Baseline | None, run: ReadoutRun) -> str | None:
-    if encoder is None:
-        return None
-    return "alpha_k" if isinstance(encoder, KSparseAutoencoder) and not run.readout.dense_relu else "dense"
 
 
 def _seed(run: Run) -> int | None:

@@ -53,20 +53,19 @@ def _every_k25(*studies: Study) -> str:
 
 def _longer(quick: Study, paper: Study) -> str:
     """Errors of the two profiles beside each other, for the rows that both have."""
-    key = ["table", "method", "variant", "paper_error"]
-    tables = [pd.concat([error_table(study, number) for number in (1, 3)]) for study in (quick, paper)]
-    both = tables[0][tables[0]["n_seeds"] > 0].merge(tables[1][tables[1]["n_seeds"] > 0], on=key, sort=False)
-    columns = {"table": "Table", "method": "Method", "variant": "Variant"}
-    shown = both[list(columns)].rename(columns=columns)
-    shown["Paper"] = ["–" if pd.isna(value) else f"{value:.2f}" for value in both["paper_error"]]
-    for name, side in (("quick", "x"), ("paper", "y")):
-        shown[f"Profile `{name}`"] = [
-            f"{mean:.2f} ({low:.2f} – {high:.2f}; {seeds})"
-            for mean, low, high, seeds in zip(
-                *(both[f"{c}_{side}"] for c in ("error_mean", "error_ci_low", "error_ci_high", "n_seeds")), strict=True
-            )
-        ]
-    return markdown(shown)
+    first, second = (_by_profile(study) for study in (quick, paper))
+    return markdown(first.merge(second, on=["Table", "Method", "Variant", "Paper"], sort=False))
+
+
+def _by_profile(study: Study) -> pd.DataFrame:
+    """The rows of Tables 1 and 3 that have runs, error, interval and seeds in one column named after the profile."""
+    table = pd.concat([error_table(study, number) for number in (1, 3)], ignore_index=True)
+    table = table[table["n_seeds"] > 0]
+    shown = readable(table)
+    error = shown["Ours"] + " (" + shown["95% interval"] + "; " + shown["Seeds"].astype(str) + ")"
+    shown = shown[["Method", "Variant", "Paper"]].assign(**{f"Profile `{study.plan.profile}`": error})
+    shown.insert(0, "Table", table["table"])
+    return shown
 
 
 def _speed(measured: dict[str, Any]) -> str:
