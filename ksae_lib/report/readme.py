@@ -61,11 +61,10 @@ def _by_profile(study: Study) -> pd.DataFrame:
     """The rows of Tables 1 and 3 that have runs, error, interval and seeds in one column named after the profile."""
     table = pd.concat([error_table(study, number) for number in (1, 3)], ignore_index=True)
     table = table[table["n_seeds"] > 0]
-    shown = readable(table)
-    error = shown["Ours"] + " (" + shown["95% interval"] + "; " + shown["Seeds"].astype(str) + ")"
-    shown = shown[["Method", "Variant", "Paper"]].assign(**{f"Profile `{study.plan.profile}`": error})
-    shown.insert(0, "Table", table["table"])
-    return shown
+    shown = readable(table).assign(Table=table["table"]).astype(str)
+    name = f"Profile `{study.plan.profile}`"
+    shown[name] = shown["Ours"] + " (" + shown["95% interval"] + "; " + shown["Seeds"] + ")"
+    return shown[["Table", "Method", "Variant", "Paper", name]]
 
 
 def _speed(measured: dict[str, Any]) -> str:
