@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ksae_lib.datasets import DataError, load_mnist
+from ksae_lib.datasets.download import fetch, take, verify
+from ksae_lib.datasets.mnist import default_root
+from ksae_lib.datasets.norb import BASES, OFFICIAL
 from ksae_lib.engines import DivergenceError
 from ksae_lib.notebooks import NotebookError, execute_notebook
 from ksae_lib.plan import PlanError
@@ -124,6 +127,16 @@ def _data_verify(options: argparse.Namespace) -> None:
           f"{len(data.test_x)} test images, SHA-256 {data.sha256}.")  # fmt: skip
 
 
+def _data_get(options: argparse.Namespace) -> None:
+    folder = options.root or default_root() / "NORB"
+    if options.source is not None:
+        take(OFFICIAL, folder, options.source)
+    else:
+        fetch(OFFICIAL, folder, (options.base_url, *BASES) if options.base_url else BASES)
+    verify(OFFICIAL, folder)
+    print(f"small NORB is complete and official: {os.path.relpath(folder)}. For research only; it must not be sold.")
+
+
 def _report(options: argparse.Namespace) -> None:
     from ksae_lib.report import stale, update_readme, write_texts
     from ksae_lib.report.figures import write_figures
@@ -199,11 +212,18 @@ def _parser() -> argparse.ArgumentParser:
     where(made)
     made.add_argument("name", help="file name in notebooks/ without .ipynb")
 
-    made = command("data", None, "Look after the data.", "ksae data verify")
+    made = command("data", None, "Look after the data.", "ksae data verify", "ksae data get norb")
     actions = made.add_subparsers(required=True, metavar="ACTION")
     verify = actions.add_parser("verify", help="check that the data files are the published ones")
     verify.add_argument("--root", type=Path, help="folder that holds MNIST/raw (default: data/)")
     verify.set_defaults(command=_data_verify)
+
+    get = actions.add_parser("get", help="fetch small NORB (263 MB), verified; goes on where it was interrupted")
+    get.add_argument("name", choices=["norb"], help="the data set")
+    get.add_argument("--base-url", help="address of a folder that has the files, tried before the official ones")
+    get.add_argument("--from", dest="source", type=Path, help="copy from this folder instead")
+    get.add_argument("--root", type=Path, help="folder for the files (default: data/NORB)")
+    get.set_defaults(command=_data_get)
 
     made = command(
         "report", _report, "Write tables, figures and README numbers from the stored runs.",

@@ -20,6 +20,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from ksae_lib.datasets.base import DataError, Dataset
+from ksae_lib.datasets.download import PublishedFile
 from ksae_lib.files import atomic_path
 
 TRAINING = "smallnorb-5x46789x9x18x6x2x96x96-training"
@@ -34,25 +35,23 @@ Recipe = Literal["printed", "author"]
 Split = Literal["random", "instance"]
 
 
-class OfficialFile(NamedTuple):
-    """What a published file is."""
-
-    size: int
-    """Bytes."""
-    sha256: str
-
-
+BASES = (
+    "https://cs.nyu.edu/~ylclab/data/norb-v1.0-small/",
+    "https://cs.nyu.edu/~yann/data/norb-v1.0-small/",
+)
 OFFICIAL = {
-    f"{TRAINING}-dat.mat.gz": OfficialFile(
+    f"{TRAINING}-dat.mat.gz": PublishedFile(
         131_896_188, "5ffd6272a07d32695ee1082a26a41a93a37aab8c28da047f8c34ed348d214873"
     ),
-    f"{TRAINING}-cat.mat.gz": OfficialFile(348, "2784e542c1922060691090952b6cd6278879a216c90f81476f0f00256d42cdaa"),
-    f"{TRAINING}-info.mat.gz": OfficialFile(71_052, "de7eb932ebe7a4ee16217fead60660d0eb3d23632c2f4d1c51f88c501c17bf32"),
-    f"{TESTING}-dat.mat.gz": OfficialFile(
+    f"{TRAINING}-cat.mat.gz": PublishedFile(348, "2784e542c1922060691090952b6cd6278879a216c90f81476f0f00256d42cdaa"),
+    f"{TRAINING}-info.mat.gz": PublishedFile(
+        71_052, "de7eb932ebe7a4ee16217fead60660d0eb3d23632c2f4d1c51f88c501c17bf32"
+    ),
+    f"{TESTING}-dat.mat.gz": PublishedFile(
         130_799_817, "cf7104eed3e51174d2f65b66d1e5878b9da233b886f161b0d88f4510ba2c7474"
     ),
-    f"{TESTING}-cat.mat.gz": OfficialFile(347, "ecaf6d5bb8c3bc5eab9cf0258f6d2198dd474e016e374836fc097f2e5ff509ff"),
-    f"{TESTING}-info.mat.gz": OfficialFile(10_428, "16adf314226327ee006d1a44db8cfef52773c06c829951d5653a9f6f310248a2"),
+    f"{TESTING}-cat.mat.gz": PublishedFile(347, "ecaf6d5bb8c3bc5eab9cf0258f6d2198dd474e016e374836fc097f2e5ff509ff"),
+    f"{TESTING}-info.mat.gz": PublishedFile(10_428, "16adf314226327ee006d1a44db8cfef52773c06c829951d5653a9f6f310248a2"),
 }
 
 _BYTE, _INT = 0x1E3D4C55, 0x1E3D4C54

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from ksae_lib.datasets import DataError
+from ksae_lib.datasets.download import PublishedFile, fetch, take, verify
+
+CONTENT = bytes(range(256)) * 40
+FILES = {"a.gz": PublishedFile(len(CONTENT), hashlib.sha256(CONTENT).hexdigest())}
+
+
+class Server(ThreadingHTTPServer):
+    """Serves ``a.gz`` in one of the ways servers have; ``asked`` lists the ranges that were asked for."""
+
+    way = "well"
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[str | None] = []
+
+    @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/data/"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        way, content = self.server.way, CONTENT
+        self.server.asked.append(self.headers["Range"])
+        if way == "404":
+            self.send_error(404)
+            return
+        if way == "slow":
+            time.sleep(1.5)
+        if way == "wrong":
+            content = content[::-1]
+        start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-")) if self.headers["Range"] else 0
+        if way == "no ranges":
+            start = 0
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        self.wfile.write(content[start : len(content) // 2 if way == "breaks off" else None])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    thread = threading.Thread(target=made.serve_forever, daemon=True)
+    thread.start()
+    yield made
+    made.shutdown()
+    made.server_close()
+    thread.join()
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_file_is_fetched_once(server: Server, tmp_path: Path) -> None:
+    fetch(FILES, tmp_path / "new", [server.base])
+    assert (tmp_path / "new" / "a.gz").read_bytes() == CONTENT
+    fetch(FILES, tmp_path / "new", [server.base])
+    assert server.asked == [None]
+    assert names(tmp_path / "new") == {"a.gz"}
+
+
+@pytest.mark.parametrize("then", ["well", "no ranges"])
+def test_a_download_that_broke_off_goes_on(server: Server, tmp_path: Path, then: str) -> None:
+    server.way = "breaks off"
+    with pytest.raises(DataError, match=r"a\.gz could not be fetched .*The same command goes on"):
+        fetch(FILES, tmp_path, [server.base])
+    assert names(tmp_path) == {".a.gz.part"}
+    server.way = then
+    fetch(FILES, tmp_path, [server.base])
+    assert server.asked == [None, f"bytes={len(CONTENT) // 2}-"]
+    assert (tmp_path / "a.gz").read_bytes() == CONTENT
+    assert names(tmp_path) == {"a.gz"}
+
+
+@pytest.mark.parametrize("way", ["404", "wrong", "slow"])
+def test_the_next_address_is_tried(server: Server, tmp_path: Path, way: str) -> None:
+    other = Server()
+    other.way = way
+    thread = threading.Thread(target=other.serve_forever, daemon=True)
+    thread.start()
+    fetch(FILES, tmp_path, [other.base, server.base], timeout=0.5)
+    other.shutdown()
+    other.server_close()
+    assert len(other.asked) == len(server.asked) == 1
+    assert (tmp_path / "a.gz").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("way", "message"), [("404", "404"), ("wrong", "not the published file"), ("slow", "timed out")]
+)
+def test_a_server_s_fault_is_told_and_nothing_takes_the_file_s_name(
+    server: Server, tmp_path: Path, way: str, message: str
+) -> None:
+    server.way = way
+    with pytest.raises(DataError, match=message):
+        fetch(FILES, tmp_path, [server.base], timeout=0.5)
+    assert names(tmp_path) == set()
+
+
+def test_nobody_answers(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="could not be fetched"):
+        fetch(FILES, tmp_path, ["http://127.0.0.1:1/"])
+
+
+def test_what_another_file_left_is_not_taken_for_this_one(server: Server, tmp_path: Path) -> None:
+    (tmp_path / ".a.gz.part").write_bytes(b"x" * 100)
+    with pytest.raises(DataError, match="not the published file"):
+        fetch(FILES, tmp_path, [server.base])
+    fetch(FILES, tmp_path, [server.base])
+    assert (tmp_path / "a.gz").read_bytes() == CONTENT
+
+
+def test_a_full_disk_is_seen_before(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
+    with pytest.raises(DataError, match="no room for"):
+        fetch(FILES, tmp_path, [server.base])
+    assert server.asked == []
+
+
+def test_files_are_taken_from_a_folder(tmp_path: Path) -> None:
+    source, folder = tmp_path / "source", tmp_path / "data"
+    source.mkdir()
+    with pytest.raises(DataError, match=r"a\.gz is missing"):
+        take(FILES, folder, source)
+    (source / "a.gz").write_bytes(CONTENT[:-1])
+    with pytest.raises(DataError, match="not the published file"):
+        take(FILES, folder, source)
+    assert names(folder) == set()
+    (source / "a.gz").write_bytes(CONTENT)
+    take(FILES, folder, source)
+    verify(FILES, folder)
+    (folder / "a.gz").write_bytes(CONTENT[::-1])
+    with pytest.raises(DataError, match="not the official file"):
+        verify(FILES, folder)
+    (folder / "a.gz").unlink()
+    with pytest.raises(DataError, match="is missing"):
+        verify(FILES, folder)
