@@ -16,6 +16,7 @@ from ksae_lib.baselines import (
     Baseline,
     BaselineConfig,
     DBNConfig,
+    GaussianRBMConfig,
     KLSparseConfig,
     PCAConfig,
     RandomKConfig,
@@ -24,7 +25,7 @@ from ksae_lib.baselines import (
 from ksae_lib.baselines.autoencoder import drop
 from ksae_lib.baselines.base import SGDConfig, encode_all
 from ksae_lib.baselines.kl_sparse import kl_penalty
-from ksae_lib.baselines.rbm import RBM, _Trainer
+from ksae_lib.baselines.rbm import RBM, GaussianRBM, _Trainer
 
 
 def bars(examples: int = 200, seed: int = 0) -> np.ndarray:
@@ -39,6 +40,7 @@ SMALL: dict[str, BaselineConfig] = {
     "cross-entropy": AutoencoderConfig(units=8, epochs=3, visible="sigmoid"),
     "kl_sparse": KLSparseConfig(units=8, epochs=3),
     "rbm": RBMConfig(units=8, epochs=3),
+    "gaussian_rbm": GaussianRBMConfig(units=8, epochs=3),
     "pcd": RBMConfig(units=8, epochs=3, persistent=True, cd_steps=2),
     "dbn": DBNConfig(units=8, epochs=3),
     "random_k": RandomKConfig(units=8, k=2),
@@ -323,4 +325,46 @@ def test_random_codes_come_from_a_centered_k_sparse_autoencoder_nobody_trained()
 
 
 def test_sgd_settings_are_shared() -> None:
-    assert all(issubclass(METHODS[name], SGDConfig) for name in ("autoencoder", "dbn", "kl_sparse", "rbm"))
+    assert all(
+        issubclass(METHODS[name], SGDConfig) for name in ("autoencoder", "dbn", "gaussian_rbm", "kl_sparse", "rbm")
+    )
+
+
+def small_gaussian_rbm() -> GaussianRBM:
+    rbm = GaussianRBMConfig(units=3, weight_std=0.5).build(2)
+    rbm.bias.copy_(torch.tensor([0.3, -0.2, 0.1]))
+    rbm.visible_bias.copy_(torch.tensor([0.5, -1.0]))
+    return rbm
+
+
+def test_gaussian_rbm_has_the_conditionals_of_its_energy() -> None:
+    rbm, v, h = small_gaussian_rbm(), torch.randn(5, 2, generator=torch.Generator().manual_seed(0)), states(3)
+    square = 0.5 * ((v - rbm.visible_bias) ** 2).sum(-1)
+    joint = torch.exp(-(square[:, None] - v @ rbm.weight.T @ h.T - (h @ rbm.bias)[None]))
+    torch.testing.assert_close(rbm.free_energy(v), -torch.log(joint.sum(1)))
+    torch.testing.assert_close(rbm.encode(v), joint @ h / joint.sum(1, keepdim=True))
+    # exp(-E) is, in v, a normal density around the mean: the slope of log p(v | h) is mean - v.
+    torch.testing.assert_close(rbm.decode(h), rbm.visible_bias + h @ rbm.weight)
+    drawn = rbm.sample_visible(torch.zeros(20_000, 2), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(torch.cov(drawn.T), torch.eye(2), atol=0.05, rtol=0)
+
+
+def test_gaussian_rbm_follows_the_exact_gradient_when_its_chains_are_long() -> None:
+    rbm, h = small_gaussian_rbm(), states(3)
+    config = GaussianRBMConfig(units=3, cd_steps=30, momentum=0.0, weight_decay=0.1)
+    v = torch.randn(2, generator=torch.Generator().manual_seed(1)).repeat(40_000, 1)
+    log_p = h @ rbm.bias + h @ rbm.weight @ rbm.visible_bias + 0.5 * ((h @ rbm.weight) ** 2).sum(-1)
+    p = torch.softmax(log_p, 0)
+    exact = rbm.encode(v).T @ v / len(v) - (h * p[:, None]).T @ rbm.decode(h) - 0.1 * rbm.weight
+    before = rbm.weight.clone()
+    _Trainer(rbm, config).step(v, 1.0)
+    torch.testing.assert_close(rbm.weight - before, exact, atol=0.03, rtol=0)
+
+
+def test_gaussian_rbm_takes_real_inputs_and_lowers_their_free_energy_below_others() -> None:
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(500, 6)) + 2 * rng.choice([-1.0, 1.0], (500, 1))).astype(np.float32)
+    rbm, history = GaussianRBMConfig(units=20, epochs=30, learning_rate=0.01).fit(x, held_out=x[:50])
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+    other = torch.from_numpy(rng.permuted(x, axis=1) * rng.choice([-1.0, 1.0], x.shape).astype(np.float32))
+    assert rbm.free_energy(torch.from_numpy(x)).mean() < rbm.free_energy(other).mean()

@@ -4,12 +4,13 @@ from ksae_lib.baselines.autoencoder import AutoencoderConfig
 from ksae_lib.baselines.base import Baseline, BaselineConfig
 from ksae_lib.baselines.dbn import DBNConfig
 from ksae_lib.baselines.kl_sparse import KLSparseConfig
-from ksae_lib.baselines.rbm import RBMConfig
+from ksae_lib.baselines.rbm import GaussianRBMConfig, RBMConfig
 from ksae_lib.baselines.sanity import PCAConfig, RandomKConfig
 
 METHODS: dict[str, type[BaselineConfig]] = {
     "autoencoder": AutoencoderConfig,
     "dbn": DBNConfig,
+    "gaussian_rbm": GaussianRBMConfig,
     "kl_sparse": KLSparseConfig,
     "pca": PCAConfig,
     "random_k": RandomKConfig,
@@ -23,6 +24,7 @@ __all__ = [
     "Baseline",
     "BaselineConfig",
     "DBNConfig",
+    "GaussianRBMConfig",
     "KLSparseConfig",
     "PCAConfig",
     "RBMConfig",

@@ -1,4 +1,4 @@
-"""Restricted Boltzmann machine with binary units (Hinton 2002; persistent chains: Tieleman 2008)."""
+"""Restricted Boltzmann machines, binary and Gaussian-binary (Hinton 2002; persistent chains: Tieleman 2008)."""
 
 from __future__ import annotations
 
@@ -38,6 +38,15 @@ class RBMConfig(SGDConfig):
         """Untrained machine, weights from the config's seed."""
         return RBM(inputs, self)
 
+    def check_inputs(self, x: np.ndarray) -> None:
+        """Refuse what the visible units cannot be.
+
+        Raises:
+            ValueError: inputs outside [0, 1].
+        """
+        if x.min() < 0 or x.max() > 1:
+            raise ValueError("An RBM with binary units takes inputs from 0 to 1: rescale them.")
+
     def fit(
         self, x: np.ndarray, held_out: np.ndarray | None = None, progress: bool | None = None
     ) -> tuple[RBM, pd.DataFrame]:
@@ -50,8 +59,7 @@ class RBMConfig(SGDConfig):
             ValueError: inputs outside [0, 1].
         """
         check_examples(x)
-        if x.min() < 0 or x.max() > 1:
-            raise ValueError("An RBM with binary units takes inputs from 0 to 1: rescale them.")
+        self.check_inputs(x)
         rbm = self.build(x.shape[1])
         rbm.set_visible_bias(torch.from_numpy(x.mean(0, dtype=np.float64)).float())
         watched = None if held_out is None else (torch.from_numpy(held_out), torch.from_numpy(x[: len(held_out)]))
@@ -63,6 +71,22 @@ class RBMConfig(SGDConfig):
             return {"free_energy_gap": float(rbm.free_energy(new).mean() - rbm.free_energy(seen).mean())}
 
         return rbm, run_epochs(x, self, _Trainer(rbm, self).step, gap, progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianRBMConfig(RBMConfig):
+    """``E(v, h) = ½‖v − b′‖² − vᵀWᵀh − bᵀh``: real inputs of unit variance, binary h (Hinton 2010, section 13.2)."""
+
+    method: str = "gaussian_rbm"
+    weight_decay: float = 0.0002
+    learning_rate: float = 0.001
+
+    def build(self, inputs: int) -> GaussianRBM:
+        """Untrained machine, weights from the config's seed."""
+        return GaussianRBM(inputs, self)
+
+    def check_inputs(self, x: np.ndarray) -> None:
+        """Any real inputs will do; those of unit variance fit the model."""
 
 
 class RBM(Baseline):
@@ -95,9 +119,39 @@ class RBM(Baseline):
         """p(v = 1 | h) (shape: [batch, inputs])."""
         return torch.addmm(self.visible_bias, h, self.weight).sigmoid_()
 
+    def sample_visible(self, mean: Tensor, random: torch.Generator) -> Tensor:
+        """Visible units given what ``decode`` gives (shape: [batch, inputs])."""
+        return bernoulli(mean, random)
+
     def free_energy(self, v: Tensor) -> Tensor:
         """``F(v) = −b′ᵀv − Σ log(1 + exp(Wv + b))``, so that p(v) ∝ exp(−F(v)) (shape: [batch])."""
         return -(v @ self.visible_bias) - nn.functional.softplus(v @ self.weight.T + self.bias).sum(-1)
+
+
+class GaussianRBM(RBM):
+    """Restricted Boltzmann machine with Gaussian visible and binary hidden units; see ``GaussianRBMConfig``."""
+
+    def set_visible_bias(self, mean: Tensor) -> None:
+        """Start from the mean example."""
+        self.visible_bias.copy_(mean)
+
+    def decode(self, h: Tensor) -> Tensor:
+        """E[v | h] (shape: [batch, inputs])."""
+        return h @ self.weight + self.visible_bias
+
+    def sample_visible(self, mean: Tensor, random: torch.Generator) -> Tensor:
+        """The mean and noise of unit variance."""
+        return mean + torch.randn(mean.shape, generator=random)
+
+    def free_energy(self, v: Tensor) -> Tensor:
+        """``F(v) = ½‖v − b′‖² − Σ log(1 + exp(Wv + b))`` (shape: [batch])."""
+        hidden = nn.functional.softplus(v @ self.weight.T + self.bias).sum(-1)
+        return 0.5 * ((v - self.visible_bias) ** 2).sum(-1) - hidden
+
+
+def bernoulli(p: Tensor, random: torch.Generator) -> Tensor:
+    """Zeros and ones, ones with probability p."""
+    return (torch.rand(p.shape, generator=random) < p).to(p.dtype)
 
 
 class _Trainer:
@@ -115,13 +169,14 @@ class _Trainer:
         """One update along ⟨hvᵀ⟩ of the data − ⟨hvᵀ⟩ at the end of the chains; squared error of a reconstruction."""
         rbm, c = self.rbm, self.config
         h = rbm.encode(v)
-        start = self._sample(h)
+        start = bernoulli(h, self.random)
         reconstruction = rbm.decode(start)
         chain = start if self.chains is None else self.chains
         for _ in range(c.cd_steps):
-            negative_v = self._sample(reconstruction if chain is start else rbm.decode(chain))
+            mean = reconstruction if chain is start else rbm.decode(chain)
+            negative_v = rbm.sample_visible(mean, self.random)
             negative_h = rbm.encode(negative_v)
-            chain = self._sample(negative_h)
+            chain = bernoulli(negative_h, self.random)
         if c.persistent:
             self.chains = chain
         for velocity in self.velocities:
@@ -135,6 +190,3 @@ class _Trainer:
         for parameter, velocity in zip((rbm.weight, rbm.bias, rbm.visible_bias), self.velocities, strict=True):
             parameter.add_(velocity)
         return float(((v - reconstruction) ** 2).sum(-1).mean())
-
-    def _sample(self, p: Tensor) -> Tensor:
-        return (torch.rand(p.shape, generator=self.random) < p).to(p.dtype)
