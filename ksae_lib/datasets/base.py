@@ -19,7 +19,7 @@ class Dataset:
     Args:
         train_x, validation_x, test_x: preprocessed images (shape: [examples, inputs], float32).
         train_y, validation_y, test_y: labels (shape: [examples], int64).
-        image_shape: height and width of a row.
+        image_shape: height and width of a row, and its channels if it has several.
         preprocessing: what was done to the pixels, saved with every run.
         sha256: digest of the published files' contents, before split and preprocessing.
     """
@@ -30,7 +30,7 @@ class Dataset:
     validation_y: np.ndarray
     test_x: np.ndarray
     test_y: np.ndarray
-    image_shape: tuple[int, int]
+    image_shape: tuple[int, ...]
     preprocessing: dict[str, Any]
     sha256: str
 

@@ -1,0 +1,90 @@
+"""How well filters are described by Gabor functions: localized, oriented, band-pass (paper, section 4.3, claim C10)."""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import least_squares
+
+_ANGLES, _FREQUENCIES, _WIDTHS = 8, (0.08, 0.15, 0.25, 0.35), (1.0, 2.0)
+_KEPT_STARTS = 3
+
+
+class GaborFit(NamedTuple):
+    """The best Gabor function for one filter."""
+
+    explained: float
+    """Share of the filter's variance that it explains, 0 … 1."""
+    frequency: float
+    """Cycles per pixel."""
+    angle: float
+    """Direction of the wave, radians in [0, π)."""
+    widths: tuple[float, float]
+    """Standard deviations of the envelope along and across the wave, in pixels."""
+
+
+def gabor(parameters: np.ndarray, side: int) -> np.ndarray:
+    """``exp(−u²/2σ² − v²/2τ²) cos(2πfu)`` and the same with sin (shape: [2, side · side]).
+
+    Args:
+        parameters: x, y of the centre, angle, f, σ, τ; u and v run along and across the wave.
+        side: of the image, in pixels.
+    """
+    x0, y0, angle, frequency, along, across = parameters
+    y, x = np.mgrid[:side, :side]
+    u = (x - x0) * np.cos(angle) + (y - y0) * np.sin(angle)
+    v = (y - y0) * np.cos(angle) - (x - x0) * np.sin(angle)
+    envelope = np.exp(-((u / along) ** 2 + (v / across) ** 2) / 2)
+    wave = 2 * np.pi * frequency * u
+    return np.stack([envelope * np.cos(wave), envelope * np.sin(wave)]).reshape(2, -1)
+
+
+def fit_gabor(image: np.ndarray) -> GaborFit:
+    """Least squares over centre, angle, frequency, widths, amplitude and phase, from a grid of starts.
+
+    Args:
+        image: a filter (shape: [side, side]), not constant.
+
+    Raises:
+        ValueError: the filter is constant.
+    """
+    side = len(image)
+    target = (image - image.mean()).ravel()
+    if not np.abs(target).max() > 0:
+        raise ValueError("A constant filter has no Gabor fit.")
+    target = target / np.linalg.norm(target)
+
+    def residual(parameters: np.ndarray) -> np.ndarray:
+        basis = gabor(parameters, side)
+        basis = basis - basis.mean(axis=1, keepdims=True)
+        # Amplitude and phase enter linearly: they are solved for, not searched.
+        weights = np.linalg.lstsq(basis.T, target, rcond=1e-6)[0]
+        return np.asarray(weights @ basis - target)
+
+    energy = (target**2).reshape(side, side)
+    y0, x0 = (float((np.arange(side) * energy.sum(axis=axis)).sum()) for axis in (1, 0))
+    grid = itertools.product(np.pi * np.arange(_ANGLES) / _ANGLES, _FREQUENCIES, _WIDTHS)
+    starts = [np.array([x0, y0, angle, frequency, width, width]) for angle, frequency, width in grid]
+    starts = sorted(starts, key=lambda start: float((residual(start) ** 2).sum()))[:_KEPT_STARTS]
+    low, high = [-1, -1, -np.inf, 0.02, 0.5, 0.5], [side, side, np.inf, 0.5, side, side]
+    fits = [least_squares(residual, start, bounds=(low, high), max_nfev=60) for start in starts]
+    best = min(fits, key=lambda fit: fit.cost)
+    _, _, angle, frequency, along, across = best.x
+    return GaborFit(1 - 2 * float(best.cost), float(frequency), float(angle % np.pi), (float(along), float(across)))
+
+
+def main_image(filters: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Colour filters as grey ones: each along the direction in colour space in which it varies most.
+
+    Args:
+        filters: shape [units, height · width · 3].
+        shape: (height, width, 3).
+
+    Returns:
+        Shape [units, height, width].
+    """
+    colours = filters.reshape(len(filters), -1, shape[2])
+    _, _, directions = np.linalg.svd(colours - colours.mean(axis=1, keepdims=True), full_matrices=False)
+    return np.einsum("upc,uc->up", colours, directions[:, 0]).reshape(len(filters), *shape[:2])
