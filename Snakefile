@@ -15,7 +15,7 @@ from ksae_lib.workflow import code_digest, selected, stamp
 PROFILE = config.get("profile", "quick")
 SEEDS = int(config["seeds"]) if config.get("seeds") else None
 RESULTS = Path(config["results"]) if config.get("results") else None
-STUDY = Study(PROFILE, RESULTS, SEEDS)
+STUDY = Study(PROFILE, RESULTS, SEEDS, config.get("dataset"))
 EXPERIMENTS = selected(STUDY.plan, config.get("only"))
 RUNS = {run.run_id: run for experiment in EXPERIMENTS for run in experiment.runs()}
 TRAIN = [name for name, run in RUNS.items() if isinstance(run, TrainRun | BaselineRun)]
@@ -23,7 +23,7 @@ SUPERVISED = [name for name in RUNS if name not in TRAIN]
 NOTEBOOKS = {e.notebook: e for e in EXPERIMENTS if e.notebook}
 THREADS = "NUMBA_NUM_THREADS={threads} OMP_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads}"
 KSAE = "python -m ksae_lib.cli"
-WHERE = f"--profile {PROFILE} --seeds {STUDY.plan.seeds} --results {STUDY.folder.parent}"
+WHERE = f"--profile {PROFILE} --seeds {STUDY.plan.seeds} --results {STUDY.folder.parent} --dataset {STUDY.norb}"
 RESUME = "--resume" if config.get("resume", True) else "--no-resume"
 
 

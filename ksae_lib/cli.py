@@ -15,7 +15,7 @@ from ksae_lib.datasets.mnist import default_root
 from ksae_lib.datasets.norb import BASES, OFFICIAL
 from ksae_lib.engines import DivergenceError
 from ksae_lib.notebooks import NotebookError, execute_notebook
-from ksae_lib.plan import PlanError
+from ksae_lib.plan import NORB, PlanError
 from ksae_lib.runs import StoredRun, StoreError
 from ksae_lib.study import Study, default_results, project_root
 from ksae_lib.workflow import WorkflowError, run_workflow, write_stamp
@@ -157,7 +157,7 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _study(options: argparse.Namespace) -> Study:
-    return Study(options.profile, options.results, options.seeds)
+    return Study(options.profile, options.results, options.seeds, options.dataset)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -182,6 +182,11 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--seeds", type=int, help="seeds per table row (default: the profile's)")
         made.add_argument(
             "--results", type=Path, default=default_results(), help="folder of results (default: results/)"
+        )
+        made.add_argument(
+            "--dataset",
+            choices=NORB,
+            help="what experiments on NORB run on (default: norb if it was used before)",
         )
         made.add_argument("--stamp", type=Path, help=argparse.SUPPRESS)
 

@@ -14,10 +14,13 @@ from torch import nn
 from ksae_lib import metrics
 from ksae_lib.baselines import Baseline
 from ksae_lib.datasets import Dataset, load_mnist
+from ksae_lib.datasets.mnist import default_root
+from ksae_lib.datasets.norb import load_norb
+from ksae_lib.datasets.toy_norb import toy_norb_folder
 from ksae_lib.engines import train
 from ksae_lib.finetune import finetune, new_net
 from ksae_lib.model import KSparseAutoencoder
-from ksae_lib.plan import BaselineRun, DataConfig, Encoder, FinetuneRun, PlanError, ReadoutRun, Run, TrainRun, stack
+from ksae_lib.plan import BaselineRun, DataConfig, Encoder, FinetuneRun, ReadoutRun, Run, TrainRun, stack
 from ksae_lib.provenance import provenance
 from ksae_lib.readout import dense_codes, evaluate
 from ksae_lib.runs import RunStore, StoredRun
@@ -28,17 +31,13 @@ def load_data(config: DataConfig) -> Dataset:
     """The data set a run config names.
 
     Raises:
-        PlanError: unknown name.
         DataError: a file is missing or altered.
     """
-    if config.name != "mnist":
-        raise PlanError(f"There is no data set {config.name!r}: choose mnist.")
-    return load_mnist(
-        split_seed=config.split_seed,
-        train_size=config.train_size,
-        validation_size=config.validation_size,
-        test_size=config.test_size,
-    )
+    sizes = {name: getattr(config, name) for name in ("split_seed", "train_size", "validation_size", "test_size")}
+    if config.name == "mnist":
+        return load_mnist(**sizes)
+    folder = toy_norb_folder() if config.is_stand_in else default_root() / "NORB"
+    return load_norb(folder, recipe=config.recipe or "printed", split=config.split or "random", **sizes)
 
 
 def obtain(

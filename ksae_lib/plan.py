@@ -17,13 +17,16 @@ from typing import Any
 import yaml
 
 from ksae_lib.baselines import METHODS, BaselineConfig, RandomKConfig
+from ksae_lib.datasets.norb import RECIPES, SPLITS, Recipe, Split
 from ksae_lib.engines.training import TrainConfig
 from ksae_lib.finetune import FinetuneConfig
 from ksae_lib.readout import ReadoutConfig
 
 _VERSION = 1
 """Part of every id: raise it when the same config starts to mean other numbers."""
-_LATER = ("below", "below_alpha", "dense_relu", "refit")
+_LATER = ("below", "below_alpha", "dense_relu", "refit", "recipe", "split")
+NORB = ("toy_norb", "norb")
+"""small NORB's stand-in, and itself."""
 
 
 class PlanError(ValueError):
@@ -32,13 +35,49 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which data, how much of it, and its split."""
+    """Which data, how much of it, and its split.
+
+    Raises:
+        ValueError: there is no such data set, or it has no such recipe or split.
+    """
 
     name: str = "mnist"
+    """``mnist``, ``norb`` or its stand-in ``toy_norb``."""
     split_seed: int = 0
     train_size: int = 50_000
     validation_size: int = 10_000
     test_size: int = 10_000
+    recipe: Recipe | None = None
+    """How NORB's pairs are prepared, see ``load_norb``; None: as printed."""
+    split: Split | None = None
+    """How NORB's pairs are separated, see ``load_norb``; None: at random."""
+
+    def __post_init__(self) -> None:
+        if self.name not in _WHOLE:
+            raise ValueError(f"There is no data set {self.name!r}: choose one of {', '.join(_WHOLE)}.")
+        for name, choices in (("recipe", RECIPES), ("split", SPLITS)):
+            value = getattr(self, name)
+            if value is not None and (self.name not in NORB or value not in choices):
+                raise ValueError(f"{name} = {value!r} is not possible: NORB has {', '.join(choices)}.")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every example of the data set is used."""
+        return (self.train_size, self.validation_size, self.test_size) == _WHOLE[self.name]
+
+    @property
+    def is_stand_in(self) -> bool:
+        """Whether the data only stand in for those of the paper."""
+        return self.name == "toy_norb"
+
+    @property
+    def title(self) -> str:
+        """What tables call it."""
+        return {"mnist": "MNIST", "norb": "NORB", "toy_norb": "toy NORB (stand-in)"}[self.name]
+
+
+_WHOLE = {"mnist": (50_000, 10_000, 10_000), "norb": (20_000, 4_300, 24_300), "toy_norb": (20_000, 4_300, 24_300)}
+"""Examples for training, validation and test."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +95,7 @@ class TrainRun:
     def run_id(self) -> str:
         """Readable name and digest of the config."""
         t = self.train
-        return f"train-{_floor(self)}k{t.k}-{t.bias_init}-e{t.epochs}-s{t.seed}-{_digest(self)}"
+        return f"train-{_on(self)}k{t.k}-{t.bias_init}-e{t.epochs}-s{t.seed}-{_digest(self)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +112,7 @@ class BaselineRun:
     @cached_property
     def run_id(self) -> str:
         """Readable name and digest of the config."""
-        return f"train-{_floor(self)}{self.baseline.label}-s{self.baseline.seed}-{_digest(self)}"
+        return f"train-{_on(self)}{self.baseline.label}-s{self.baseline.seed}-{_digest(self)}"
 
 
 Encoder = TrainRun | BaselineRun
@@ -91,7 +130,7 @@ class ReadoutRun:
     def run_id(self) -> str:
         """Readable name and digest of the config."""
         if self.encoder is None:
-            return f"readout-pixels-{_digest(self)}"
+            return f"readout-{_data_name(self.data)}pixels-{_digest(self)}"
         return f"readout-{_name(self.encoder)}-{_digest(self)}"
 
 
@@ -106,7 +145,7 @@ class FinetuneRun:
     @cached_property
     def run_id(self) -> str:
         """Readable name and digest of the config."""
-        name = "random-weights" if self.encoder is None else _name(self.encoder)
+        name = f"{_data_name(self.data)}random-weights" if self.encoder is None else _name(self.encoder)
         stages = "" if self.finetune.layerwise else "-at-once"
         return f"finetune-{name}{stages}-f{self.finetune.epochs}-s{self.finetune.seed}-{_digest(self)}"
 
@@ -142,8 +181,14 @@ def _without_unset(config: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in made.items() if v or k not in _LATER}
 
 
-def _floor(run: Encoder) -> str:
-    return "" if run.below is None else "upper-"
+def _data_name(data: DataConfig) -> str:
+    """Begins the readable part of ids but those of MNIST."""
+    return "" if data.name == "mnist" else f"{data.name}-"
+
+
+def _on(run: Encoder) -> str:
+    """What an encoder is trained on, for its id."""
+    return _data_name(run.data) + ("" if run.below is None else "upper-")
 
 
 def _name(encoder: Encoder) -> str:
@@ -323,13 +368,14 @@ def default_path() -> Path:
     return Path(__file__).resolve().parents[1] / "experiments.yaml"
 
 
-def load_plan(profile: str, seeds: int | None = None, path: Path | None = None) -> Plan:
+def load_plan(profile: str, seeds: int | None = None, path: Path | None = None, norb: str = "toy_norb") -> Plan:
     """Spell out a profile of ``experiments.yaml``.
 
     Args:
         profile: its name.
         seeds: seeds per row, 0 … seeds - 1; by default the profile's.
         path: another plan file.
+        norb: what experiments on NORB run on: ``norb`` itself or its stand-in ``toy_norb``.
 
     Raises:
         PlanError: unknown profile, unknown field, or an impossible value.
@@ -339,108 +385,120 @@ def load_plan(profile: str, seeds: int | None = None, path: Path | None = None) 
     profiles = document["profiles"]
     if profile not in profiles:
         raise PlanError(f"There is no profile {profile!r} in {path.name}: choose one of {', '.join(profiles)}.")
+    if norb not in NORB:
+        raise PlanError(f"{norb!r} is not a form of NORB: choose one of {', '.join(NORB)}.")
     settings = profiles[profile]
     seeds = int(settings["seeds"] if seeds is None else seeds)
     if seeds < 1:
         raise PlanError(f"seeds = {seeds} is not possible: at least 1.")
-    data = _make(DataConfig, settings.get("data", {}))
-    train = _make(TrainConfig, settings["train"])
-    readout = _make(ReadoutConfig, settings.get("readout", {}))
-    dense_readout = _make(ReadoutConfig, {**settings.get("readout", {}), **settings.get("dense_readout", {})})
-    finetune = _make(FinetuneConfig, settings.get("finetune", {}))
-    baseline = settings.get("baseline", {})
-    experiments = []
-    for name, spec in document["experiments"].items():
-        if profile not in spec["profiles"]:
-            continue
+    experiments = tuple(
+        _Profile(settings, spec.get("data", "mnist"), seeds, norb).experiment(name, spec)
+        for name, spec in document["experiments"].items()
+        if profile in spec["profiles"]
+    )
+    return Plan(profile, seeds, experiments, tuple(_make(Claim, claim) for claim in document.get("claims", [])))
 
-        def encoder(spec: dict[str, Any], seed: int = 0) -> Encoder | None:
-            """The encoder an entry's ``train`` or ``baseline`` names, with that of ``upper`` on top."""
-            bottom = layer(spec, seed)
-            if "upper" not in spec:
-                return bottom
-            if "upper" in spec["upper"]:
-                raise PlanError("An encoder has two layers at most: 'upper' cannot have one of its own.")
-            alpha = spec.get("finetune", {}).get("alpha", finetune.alpha)
-            return layer(spec["upper"], seed, {"below": bottom, "below_alpha": alpha})
 
-        def layer(spec: dict[str, Any], seed: int, on: dict[str, Any] | None = None) -> Encoder | None:
-            if "train" in spec:
-                return TrainRun(data=data, train=_change(train, {**spec["train"], "seed": seed}), **(on or {}))
-            if "baseline" in spec:
-                settings = _baseline({**spec["baseline"], "seed": seed}, baseline)
-                return BaselineRun(data=data, baseline=settings, **(on or {}))
-            return None
+class _Profile:
+    """A profile's settings for one data set, and the runs that entries of the plan mean with them."""
 
-        def labelled(specs: list[dict[str, Any]]) -> tuple[tuple[str, Encoder], ...]:
-            return tuple((spec["label"], made) for spec in specs if (made := encoder(spec)))
+    def __init__(self, settings: dict[str, Any], data: str, seeds: int, norb: str) -> None:
+        part = {**settings, **settings.get(data, {})}
+        name = norb if data == "norb" else data
+        self.seeds = seeds
+        self.data = _make(DataConfig, {**part.get("data", {}), "name": name})
+        self.train = _make(TrainConfig, part["train"])
+        self.baseline = part.get("baseline", {})
+        self.finetune = _make(FinetuneConfig, part.get("finetune", {}))
+        self.readout = _make(ReadoutConfig, part.get("readout", {}))
+        self.dense_readout = _make(ReadoutConfig, {**part.get("readout", {}), **part.get("dense_readout", {})})
 
-        def row_run(row: dict[str, Any], seed: int = 0) -> Supervised:
-            made = encoder(row, seed)
-            if "finetune" in row:
-                tuned = _change(finetune, {**row["finetune"], "seed": seed})
-                return FinetuneRun(data=data, encoder=made, finetune=tuned)
-            k_sparse = isinstance(made, TrainRun) or isinstance(getattr(made, "baseline", None), RandomKConfig)
-            settings = readout if k_sparse or made is None else dense_readout
-            return ReadoutRun(data=data, encoder=made, readout=_change(settings, row.get("readout", {})))
-
-        def trial(row: dict[str, Any], settings: dict[str, Any]) -> Supervised:
-            part = next(name for name in ("finetune", "train", "baseline") if name in row)
-            return row_run({**row, part: {**row[part], **settings}})
-
-        def sweep(base: dict[str, Any], factor: str, values: list[Any]) -> Sweep:
-            of_readout = factor in {f.name for f in fields(ReadoutConfig)}
-            together = isinstance(values[0], dict)
-
-            def run(change: dict[str, Any], seed: int = 0) -> ReadoutRun:
-                trained, read = ({}, change) if of_readout else (change, {})
-                made = TrainRun(data=data, train=_change(train, {**base, **trained, "seed": seed}))
-                return ReadoutRun(data=data, encoder=made, readout=_change(readout, read))
-
-            def setting(run: ReadoutRun) -> Any:
-                assert isinstance(run.encoder, TrainRun)
-                return getattr(run.readout if of_readout else run.encoder.train, factor)
-
-            changes = values if together else [{factor: value} for value in values]
-            runs = [tuple(run(change, seed) for seed in range(seeds)) for change in changes]
-            if together:
-                return Sweep(factor, {}, tuple(zip(values, runs, strict=True)))
-            return Sweep(factor, setting(run({})), tuple((setting(of_value[0]), of_value) for of_value in runs))
-
-        rows = []
-        for row in spec.get("rows", []):
-            runs = tuple(row_run(row, seed) for seed in range(seeds))
-            rows.append(
-                Row(row["table"], row["method"], row.get("variant", ""), runs if depends_on_seed(runs[0]) else runs[:1])
-            )
-        searches = tuple(
-            Search(
-                row["method"],
-                row.get("variant", ""),
-                tuple((settings, trial(row, settings)) for settings in _combinations(row["grids"])),
-            )
-            for row in spec.get("search", [])
+    def experiment(self, name: str, spec: dict[str, Any]) -> Experiment:
+        """The experiment with all its runs."""
+        return Experiment(
+            name=name,
+            notebook=spec.get("notebook"),
+            filters=tuple(self._trained(changes) for changes in spec.get("filters", [])),
+            models=self._labelled(spec.get("models", [])),
+            compared=self._labelled(spec.get("compared", [])),
+            rows=tuple(self._row(row) for row in spec.get("rows", [])),
+            curve=tuple(
+                ReadoutRun(data=self.data, encoder=self._trained(changes), readout=self.readout)
+                for changes in spec.get("curve", [])
+            ),
+            searches=tuple(
+                Search(
+                    row["method"],
+                    row.get("variant", ""),
+                    tuple((settings, self._trial(row, settings)) for settings in _combinations(row["grids"])),
+                )
+                for row in spec.get("search", [])
+            ),
+            sweeps=tuple(self._sweep(spec["base"], *item) for item in spec.get("factors", {}).items()),
+            figures=tuple(spec.get("figures", [])),
+            shows=tuple(spec.get("shows", [])),
         )
-        experiments.append(
-            Experiment(
-                name=name,
-                notebook=spec.get("notebook"),
-                filters=tuple(TrainRun(data=data, train=_change(train, c)) for c in spec.get("filters", [])),
-                models=labelled(spec.get("models", [])),
-                compared=labelled(spec.get("compared", [])),
-                rows=tuple(rows),
-                curve=tuple(
-                    ReadoutRun(data=data, encoder=TrainRun(data=data, train=_change(train, c)), readout=readout)
-                    for c in spec.get("curve", [])
-                ),
-                searches=searches,
-                sweeps=tuple(sweep(spec["base"], *item) for item in spec.get("factors", {}).items()),
-                figures=tuple(spec.get("figures", [])),
-                shows=tuple(spec.get("shows", [])),
-            )
-        )
-    claims = tuple(_make(Claim, claim) for claim in document.get("claims", []))
-    return Plan(profile, seeds, tuple(experiments), claims)
+
+    def _trained(self, changes: dict[str, Any], **on: Any) -> TrainRun:
+        return TrainRun(data=self.data, train=_change(self.train, changes), **on)
+
+    def _encoder(self, spec: dict[str, Any], seed: int = 0) -> Encoder | None:
+        """The encoder an entry's ``train`` or ``baseline`` names, with that of ``upper`` on top."""
+        bottom = self._layer(spec, seed)
+        if "upper" not in spec:
+            return bottom
+        if "upper" in spec["upper"]:
+            raise PlanError("An encoder has two layers at most: 'upper' cannot have one of its own.")
+        alpha = spec.get("finetune", {}).get("alpha", self.finetune.alpha)
+        return self._layer(spec["upper"], seed, below=bottom, below_alpha=alpha)
+
+    def _layer(self, spec: dict[str, Any], seed: int, **on: Any) -> Encoder | None:
+        if "train" in spec:
+            return self._trained({**spec["train"], "seed": seed}, **on)
+        if "baseline" in spec:
+            settings = _baseline({**spec["baseline"], "seed": seed}, self.baseline)
+            return BaselineRun(data=self.data, baseline=settings, **on)
+        return None
+
+    def _labelled(self, specs: list[dict[str, Any]]) -> tuple[tuple[str, Encoder], ...]:
+        return tuple((spec["label"], made) for spec in specs if (made := self._encoder(spec)))
+
+    def _row(self, row: dict[str, Any]) -> Row:
+        runs = tuple(self._row_run(row, seed) for seed in range(self.seeds))
+        runs = runs if depends_on_seed(runs[0]) else runs[:1]
+        return Row(row["table"], row["method"], row.get("variant", ""), runs)
+
+    def _row_run(self, row: dict[str, Any], seed: int = 0) -> Supervised:
+        made = self._encoder(row, seed)
+        if "finetune" in row:
+            tuned = _change(self.finetune, {**row["finetune"], "seed": seed})
+            return FinetuneRun(data=self.data, encoder=made, finetune=tuned)
+        k_sparse = isinstance(made, TrainRun) or isinstance(getattr(made, "baseline", None), RandomKConfig)
+        settings = self.readout if k_sparse or made is None else self.dense_readout
+        return ReadoutRun(data=self.data, encoder=made, readout=_change(settings, row.get("readout", {})))
+
+    def _trial(self, row: dict[str, Any], settings: dict[str, Any]) -> Supervised:
+        part = next(name for name in ("finetune", "train", "baseline") if name in row)
+        return self._row_run({**row, part: {**row[part], **settings}})
+
+    def _sweep(self, base: dict[str, Any], factor: str, values: list[Any]) -> Sweep:
+        of_readout = factor in {f.name for f in fields(ReadoutConfig)}
+        together = isinstance(values[0], dict)
+
+        def run(change: dict[str, Any], seed: int = 0) -> ReadoutRun:
+            trained, read = ({}, change) if of_readout else (change, {})
+            made = self._trained({**base, **trained, "seed": seed})
+            return ReadoutRun(data=self.data, encoder=made, readout=_change(self.readout, read))
+
+        def setting(run: ReadoutRun) -> Any:
+            assert isinstance(run.encoder, TrainRun)
+            return getattr(run.readout if of_readout else run.encoder.train, factor)
+
+        changes = values if together else [{factor: value} for value in values]
+        runs = [tuple(run(change, seed) for seed in range(self.seeds)) for change in changes]
+        if together:
+            return Sweep(factor, {}, tuple(zip(values, runs, strict=True)))
+        return Sweep(factor, setting(run({})), tuple((setting(of_value[0]), of_value) for of_value in runs))
 
 
 def depends_on_seed(run: Supervised) -> bool:

@@ -30,15 +30,20 @@ class Study:
         profile: a profile of the plan: ``smoke``, ``quick``, ``paper``, ``full`` or ``search``.
         results: the folder that holds ``<profile>/``; see ``default_results``.
         seeds: seeds per table row; by default the profile's.
+        norb: what experiments on NORB run on, ``norb`` itself or its stand-in ``toy_norb``; by default NORB if the
+            store has runs on it.
 
     Raises:
         PlanError: unknown profile or an impossible number of seeds.
     """
 
-    def __init__(self, profile: str, results: Path | None = None, seeds: int | None = None) -> None:
-        self.plan: Plan = load_plan(profile, seeds)
+    def __init__(
+        self, profile: str, results: Path | None = None, seeds: int | None = None, norb: str | None = None
+    ) -> None:
         self.folder = (results or default_results()) / profile
         self.store = RunStore(self.folder / "runs")
+        self.norb = norb or ("norb" if any(self.store.root.glob("*-norb-*")) else "toy_norb")
+        self.plan: Plan = load_plan(profile, seeds, norb=self.norb)
 
     @property
     def figures(self) -> Path:
@@ -58,7 +63,7 @@ class Study:
     @cached_property
     def _wide(self) -> Plan:
         """The plan with more seeds than anyone has trained."""
-        return load_plan(self.plan.profile, _MOST_SEEDS)
+        return load_plan(self.plan.profile, _MOST_SEEDS, norb=self.norb)
 
     def rows(self, table: int) -> list[tuple[Row, list[StoredRun]]]:
         """The rows of a table with every finished run in the store, of whatever seed."""

@@ -116,6 +116,7 @@ def run_workflow(study: Study, *, only: str | None, jobs: int, force: bool, resu
         "profile": study.plan.profile,
         "seeds": study.plan.seeds,
         "results": study.folder.parent,
+        "dataset": study.norb,
         "resume": resume,
         **({"only": only} if only else {}),
     }

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ _BLOCK = 300
 
 Recipe = Literal["printed", "author"]
 Split = Literal["random", "instance"]
-
+RECIPES, SPLITS = get_args(Recipe), get_args(Split)
 
 BASES = (
     "https://cs.nyu.edu/~ylclab/data/norb-v1.0-small/",

@@ -7,6 +7,8 @@ the training half and the other five the test half.
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import NamedTuple
 import numba as nb
 import numpy as np
 
+from ksae_lib.datasets.mnist import default_root
 from ksae_lib.datasets.norb import CATEGORIES, SIDE, TESTING, TRAINING, write_matrix
 
 SEED = 0
@@ -314,6 +317,26 @@ def _designs(instances: tuple[int, ...]) -> np.ndarray:
         ), axis=-1,
     ).reshape(-1, 5)  # fmt: skip
     return grid[:, [4, 0, 1, 2, 3]].astype(np.int32)
+
+
+def toy_norb_folder(root: Path | None = None) -> Path:
+    """The folder with toy NORB's files, which are written first if they are not there (half a minute, 900 MB).
+
+    Its name tells the version of this generator, so that files of another are never taken for its own. Processes that
+    want it at the same time wait for the first.
+
+    Args:
+        root: folder of data sets, see ``default_root``.
+    """
+    version = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+    folder = (root or default_root()) / "toy_norb" / version
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        names = [f"{half}-{kind}.mat" for half in (TRAINING, TESTING) for kind in ("dat", "cat", "info")]
+        if not all((folder / name).exists() for name in names):
+            write_toy_norb(folder)
+    return folder
 
 
 def write_toy_norb(folder: Path, share: int = 1) -> None:

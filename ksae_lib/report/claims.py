@@ -118,13 +118,18 @@ def claims_text(study: Study) -> str:
 
 def _verdict(findings: Sequence[Finding], runs: dict[str, StoredRun]) -> str:
     signs = [finding.sign for finding in findings]
-    if None in signs or not all(run.run.data == DataConfig() for run in runs.values()):
+    if None in signs or not all(_counts(run.run.data) for run in runs.values()):
         return "not tested"
     if all(sign == 1 for sign in signs):
         return "validated"
     if signs.count(-1) > signs.count(1):
         return "contradicted"
     return "partially supported" if 1 in signs else "inconclusive"
+
+
+def _counts(data: DataConfig) -> bool:
+    """Whether runs on the data say something about the paper's."""
+    return data.is_whole and not data.is_stand_in
 
 
 def _confidence(findings: Sequence[Finding], short: bool) -> str:

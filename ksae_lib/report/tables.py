@@ -15,7 +15,7 @@ from scipy import stats
 
 from ksae_lib.engines import TrainConfig
 from ksae_lib.finetune import FinetuneConfig
-from ksae_lib.plan import BaselineRun, DataConfig, FinetuneRun, Run, Supervised, TrainRun, stack
+from ksae_lib.plan import BaselineRun, FinetuneRun, Run, Supervised, TrainRun, stack
 from ksae_lib.runs import StoredRun
 from ksae_lib.study import Study, project_root
 
@@ -60,7 +60,7 @@ def verdict(paper: float | None, low: float, high: float, runs: Sequence[Supervi
         low, high: our interval.
         runs: what the interval is from.
     """
-    if paper is None or not runs or runs[0].data != DataConfig(split_seed=runs[0].data.split_seed):
+    if paper is None or not runs or not runs[0].data.is_whole or runs[0].data.is_stand_in:
         return "not tested"
     tuned = isinstance(runs[0], FinetuneRun)
     few = len(runs) < FEWEST_SEEDS and (tuned or runs[0].encoder is not None)
@@ -79,12 +79,12 @@ def shorter_than_the_paper(run: Run) -> bool:
 
 
 def error_table(study: Study, table: int) -> pd.DataFrame:
-    """One of the paper's tables with our numbers beside (columns: ``COLUMNS``)."""
+    """One of the paper's tables with our numbers beside (columns: ``COLUMNS``); a stand-in has none of the paper's."""
     paper = reported()
     records = []
     for row, runs in study.rows(table):
-        dataset = study.plan.experiments[0].filters[0].data.name.upper()
-        known = paper[(paper["table"] == table) & (paper["dataset"] == dataset) & (paper["method"] == row.method)]
+        data = row.runs[0].data
+        known = paper[(paper["table"] == table) & (paper["dataset"] == data.title) & (paper["method"] == row.method)]
         # A row beside one of the paper's has its variant and, after a comma, what is different.
         variants = known["variant"].fillna("")
         known = pd.concat([known[variants == row.variant], known[variants == row.variant.partition(",")[0]]])
@@ -94,13 +94,13 @@ def error_table(study: Study, table: int) -> pd.DataFrame:
         records.append(
             {
                 "table": table,
-                "dataset": dataset,
+                "dataset": data.title,
                 "method": row.method,
                 "variant": row.variant,
                 "paper_error": figure,
                 **summary,
                 "verdict": verdict(figure, low, high, row.runs[: len(runs)]),
-                "source": "replicated",
+                "source": "stand-in" if data.is_stand_in else "replicated",
             }
         )
     return pd.DataFrame(records, columns=COLUMNS)
