@@ -20,7 +20,7 @@ EXPERIMENTS = selected(STUDY.plan, config.get("only"))
 RUNS = {run.run_id: run for experiment in EXPERIMENTS for run in experiment.runs()}
 TRAIN = [name for name, run in RUNS.items() if isinstance(run, TrainRun | BaselineRun)]
 SUPERVISED = [name for name in RUNS if name not in TRAIN]
-NOTEBOOKS = {e.notebook: e for e in EXPERIMENTS if e.notebook}
+NOTEBOOKS = {e.executed: e for e in EXPERIMENTS if e.executed}
 THREADS = "NUMBA_NUM_THREADS={threads} OMP_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads}"
 KSAE = "python -m ksae_lib.cli"
 WHERE = f"--profile {PROFILE} --seeds {STUDY.plan.seeds} --results {STUDY.folder.parent} --dataset {STUDY.norb}"
@@ -76,7 +76,7 @@ rule supervised:
 
 rule notebook:
     input:
-        source="notebooks/{notebook}.ipynb",
+        source=lambda wildcards: f"notebooks/{NOTEBOOKS[wildcards.notebook].notebook}.ipynb",
         runs=lambda wildcards: [stamp(STUDY, run.run_id) for run in shown(NOTEBOOKS[wildcards.notebook], EXPERIMENTS)],
     output:
         stamp(STUDY, "{notebook,[0-9][0-9]_.*}"),

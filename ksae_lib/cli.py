@@ -106,19 +106,20 @@ def _line(before: StoredRun | None, after: StoredRun) -> str:
 
 def _notebook(options: argparse.Namespace) -> None:
     study = _study(options)
-    output = study.notebooks / f"{options.name}.ipynb"
+    experiment = study.plan.experiment(options.name)
+    if experiment.notebook is None:
+        raise PlanError(f"Experiment {experiment.name} has no notebook: 'ksae report' shows what it found.")
+    output = study.notebooks / f"{experiment.executed}.ipynb"
     execute_notebook(
-        project_root() / "notebooks" / f"{options.name}.ipynb",
+        project_root() / "notebooks" / f"{experiment.notebook}.ipynb",
         output,
-        {"profile": study.plan.profile, "seeds": study.plan.seeds},
+        {"profile": study.plan.profile, "seeds": study.plan.seeds, "dataset": experiment.dataset},
         study.folder.parent,
     )
     print(f"{options.name}: {os.path.relpath(output)}")
     if options.stamp:
-        figures = study.plan.experiment(options.name).figures
-        write_stamp(
-            options.stamp, [output, *(path for name in figures for path in sorted(study.figures.glob(f"{name}.*")))]
-        )
+        figures = [path for name in experiment.figures for path in sorted(study.figures.glob(f"{name}.*"))]
+        write_stamp(options.stamp, [output, *figures])
 
 
 def _data_verify(options: argparse.Namespace) -> None:
@@ -215,7 +216,9 @@ def _parser() -> argparse.ArgumentParser:
         "ksae notebook 01_sparsity_sweep_filters --profile smoke",
     )  # fmt: skip
     where(made)
-    made.add_argument("name", help="file name in notebooks/ without .ipynb")
+    made.add_argument(
+        "name", help="file name in notebooks/ without .ipynb, for other data than MNIST with its name: …_norb"
+    )
 
     made = command("data", None, "Look after the data.", "ksae data verify", "ksae data get norb")
     actions = made.add_subparsers(required=True, metavar="ACTION")

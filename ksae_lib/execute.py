@@ -36,7 +36,7 @@ def load_data(config: DataConfig) -> Dataset:
     sizes = {name: getattr(config, name) for name in ("split_seed", "train_size", "validation_size", "test_size")}
     if config.name == "mnist":
         return load_mnist(**sizes)
-    folder = toy_norb_folder() if config.is_stand_in else default_root() / "NORB"
+    folder = toy_norb_folder(share=config.share or 1) if config.is_stand_in else default_root() / "NORB"
     return load_norb(folder, recipe=config.recipe or "printed", split=config.split or "random", **sizes)
 
 

@@ -24,7 +24,7 @@ from ksae_lib.readout import ReadoutConfig
 
 _VERSION = 1
 """Part of every id: raise it when the same config starts to mean other numbers."""
-_LATER = ("below", "below_alpha", "dense_relu", "refit", "recipe", "split")
+_LATER = ("below", "below_alpha", "dense_relu", "refit", "recipe", "split", "share")
 NORB = ("toy_norb", "norb")
 """small NORB's stand-in, and itself."""
 
@@ -51,6 +51,8 @@ class DataConfig:
     """How NORB's pairs are prepared, see ``load_norb``; None: as printed."""
     split: Split | None = None
     """How NORB's pairs are separated, see ``load_norb``; None: at random."""
+    share: int | None = None
+    """toy NORB of every share-th pair alone, for tests."""
 
     def __post_init__(self) -> None:
         if self.name not in _WHOLE:
@@ -59,6 +61,8 @@ class DataConfig:
             value = getattr(self, name)
             if value is not None and (self.name not in NORB or value not in choices):
                 raise ValueError(f"{name} = {value!r} is not possible: NORB has {', '.join(choices)}.")
+        if self.share is not None and (not self.is_stand_in or self.share < 1):
+            raise ValueError(f"share = {self.share} is not possible: a whole number from 1, of toy NORB alone.")
 
     @property
     def is_whole(self) -> bool:
@@ -253,6 +257,16 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Quoted:
+    """A row of a table that is the paper's alone."""
+
+    table: int
+    dataset: str
+    method: str
+    variant: str
+
+
+@dataclass(frozen=True)
 class Search:
     """The settings tried for one method, and the run of each; validation chooses."""
 
@@ -277,12 +291,15 @@ class Experiment:
 
     name: str
     notebook: str | None
+    dataset: str = "mnist"
+    """What the plan calls the data: ``norb`` also where its stand-in is used."""
     filters: tuple[TrainRun, ...] = ()
     models: tuple[tuple[str, Encoder], ...] = ()
     """Encoders by the name a figure gives them."""
     compared: tuple[tuple[str, Encoder], ...] = ()
     """Encoders whose filters are shown beside each other, by name."""
     rows: tuple[Row, ...] = ()
+    quoted: tuple[Quoted, ...] = ()
     curve: tuple[ReadoutRun, ...] = ()
     """Runs that differ in length: error against epochs."""
     searches: tuple[Search, ...] = ()
@@ -291,6 +308,11 @@ class Experiment:
     """Names of the figures the notebook writes."""
     shows: tuple[str, ...] = ()
     """Names of experiments whose runs the notebook shows as well, where the store has them."""
+
+    @property
+    def executed(self) -> str | None:
+        """Name of the executed notebook: its own, and that of the data if that is not MNIST."""
+        return self.notebook and self.notebook + ("" if self.dataset == "mnist" else f"_{self.dataset}")
 
     def runs(self) -> Iterator[Run]:
         """Every run the experiment needs, encoders before their readouts, without repetition."""
@@ -324,6 +346,8 @@ class Claim:
     """What is looked at, by kind: all of it must come out as claimed."""
     notebook: str
     deviations: tuple[str, ...] = ()
+    norb: str | None = None
+    """``norb`` or ``toy_norb`` if the claim is on one of them."""
 
 
 @dataclass(frozen=True)
@@ -336,16 +360,27 @@ class Plan:
     claims: tuple[Claim, ...] = ()
 
     def experiment(self, name: str) -> Experiment:
-        """The experiment of that name, or with that notebook.
+        """The experiment of that name, or that a notebook of that name is executed for.
 
         Raises:
             PlanError: there is none; the message lists those there are.
         """
         for experiment in self.experiments:
-            if name in (experiment.name, experiment.notebook):
+            if name in (experiment.name, experiment.executed):
                 return experiment
         names = ", ".join(e.name for e in self.experiments)
         raise PlanError(f"There is no experiment {name!r} in profile {self.profile}: choose one of {names}.")
+
+    def shown_by(self, notebook: str, dataset: str) -> Experiment:
+        """The experiment on a data set that a notebook shows.
+
+        Raises:
+            PlanError: there is none.
+        """
+        for experiment in self.experiments:
+            if (experiment.notebook, experiment.dataset) == (notebook, dataset):
+                return experiment
+        raise PlanError(f"Profile {self.profile} has no experiment on {dataset!r} for notebook {notebook}.")
 
     def run(self, run_id: str) -> Run:
         """The planned run with that id.
@@ -418,10 +453,15 @@ class _Profile:
         return Experiment(
             name=name,
             notebook=spec.get("notebook"),
+            dataset=spec.get("data", "mnist"),
             filters=tuple(self._trained(changes) for changes in spec.get("filters", [])),
             models=self._labelled(spec.get("models", [])),
             compared=self._labelled(spec.get("compared", [])),
             rows=tuple(self._row(row) for row in spec.get("rows", [])),
+            quoted=tuple(
+                Quoted(row["table"], row["dataset"], row["method"], row.get("variant", ""))
+                for row in spec.get("quoted", [])
+            ),
             curve=tuple(
                 ReadoutRun(data=self.data, encoder=self._trained(changes), readout=self.readout)
                 for changes in spec.get("curve", [])

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ksae_lib.plan import Plan, ReadoutRun, Row, Sweep, load_plan
+from ksae_lib.plan import Plan, Quoted, ReadoutRun, Row, Sweep, load_plan
 from ksae_lib.runs import RunStore, StoredRun
 
 _MOST_SEEDS = 100
@@ -73,6 +73,10 @@ class Study:
             for row in experiment.rows
             if row.table == table
         ]
+
+    def quoted(self, table: int) -> list[Quoted]:
+        """The rows of a table that are the paper's alone."""
+        return [row for experiment in self.plan.experiments for row in experiment.quoted if row.table == table]
 
     def sweeps(self) -> list[tuple[str, Sweep, Any, list[StoredRun]]]:
         """Experiment and value of each setting that was changed alone, with every finished run in the store."""

@@ -81,7 +81,7 @@ def _digest(path: Path) -> str:
 
 def _first_figure(study: Study, only: str | None) -> str | None:
     """The stamp of the first notebook: a reader who waits wants to see something soon."""
-    notebooks = [e.notebook for e in selected(study.plan, only) if e.notebook]
+    notebooks = [e.executed for e in selected(study.plan, only) if e.executed]
     return stamp(study, notebooks[0]) if notebooks else None
 
 

@@ -19,7 +19,7 @@ class Dataset:
     Args:
         train_x, validation_x, test_x: preprocessed images (shape: [examples, inputs], float32).
         train_y, validation_y, test_y: labels (shape: [examples], int64).
-        image_shape: height and width of a row, and its channels if it has several.
+        image_shape: of a row: (height, width), (height, width, 3) in colour, (2, height, width) of a stereo pair.
         preprocessing: what was done to the pixels, saved with every run.
         sha256: digest of the published files' contents, before split and preprocessing.
     """

@@ -269,7 +269,7 @@ def load_norb(
         validation_y=first.y[validation],
         test_x=(second.x[:test_size] - mean) / scale,
         test_y=second.y[:test_size],
-        image_shape=(2 * _SMALL, _SMALL),
+        image_shape=(2, _SMALL, _SMALL),
         preprocessing={"recipe": recipe, "split": split, "split_seed": split_seed},
         sha256=hashlib.sha256((first.sha256 + second.sha256).encode()).hexdigest(),
     )

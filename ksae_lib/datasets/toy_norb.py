@@ -319,7 +319,7 @@ def _designs(instances: tuple[int, ...]) -> np.ndarray:
     return grid[:, [4, 0, 1, 2, 3]].astype(np.int32)
 
 
-def toy_norb_folder(root: Path | None = None) -> Path:
+def toy_norb_folder(root: Path | None = None, share: int = 1) -> Path:
     """The folder with toy NORB's files, which are written first if they are not there (half a minute, 900 MB).
 
     Its name tells the version of this generator, so that files of another are never taken for its own. Processes that
@@ -327,15 +327,16 @@ def toy_norb_folder(root: Path | None = None) -> Path:
 
     Args:
         root: folder of data sets, see ``default_root``.
+        share: every share-th pair alone, see ``write_toy_norb``.
     """
     version = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
-    folder = (root or default_root()) / "toy_norb" / version
+    folder = (root or default_root()) / "toy_norb" / (version if share == 1 else f"{version}-{share}")
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         names = [f"{half}-{kind}.mat" for half in (TRAINING, TESTING) for kind in ("dat", "cat", "info")]
         if not all((folder / name).exists() for name in names):
-            write_toy_norb(folder)
+            write_toy_norb(folder, share)
     return folder
 
 

@@ -38,39 +38,59 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
 
 
 def filter_mosaic(
-    filters: np.ndarray, shape: tuple[int, int], rows: int = _ROWS, columns: int = _COLUMNS
+    filters: np.ndarray, shape: tuple[int, ...], rows: int = _ROWS, columns: int = _COLUMNS
 ) -> np.ndarray:
-    """Filters side by side, each scaled symmetrically to its own largest value (shape: [rows·(h+1), columns·(w+1)]).
+    """Filters side by side, each scaled symmetrically to its own largest value, −1 … 1; what is empty is NaN.
 
     Args:
-        filters: shape [units, h·w]; the first rows·columns are shown, missing ones stay empty.
-        shape: (h, w).
+        filters: shape [units, inputs]; the first rows·columns are shown, missing ones stay empty.
+        shape: of a filter as an image, see ``Dataset.image_shape``; the views of a stereo pair go side by side.
+
+    Returns:
+        Shape [rows·(h+1) − 1, columns·(w+1) − 1], of colour filters with a last axis of 3.
     """
-    height, width = shape
-    mosaic = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), np.nan)
-    for i, w in enumerate(filters[: rows * columns]):
+    pictures = _pictures(filters[: rows * columns], shape)
+    height, width = pictures.shape[1:3]
+    mosaic = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, *pictures.shape[3:]), np.nan)
+    for i, w in enumerate(pictures):
         top, left = (i // columns) * (height + 1), (i % columns) * (width + 1)
-        mosaic[top : top + height, left : left + width] = (w / max(np.abs(w).max(), 1e-12)).reshape(shape)
+        mosaic[top : top + height, left : left + width] = w / max(np.abs(w).max(), 1e-12)
     return mosaic
 
 
-def figure1(models: dict[int, KSparseAutoencoder], x: np.ndarray, shape: tuple[int, int]) -> Figure:
-    """Figure 1: filters learnt at each k, 4 rows of 30 a panel.
+def _pictures(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Rows as images (shape: [rows, h, w] or [rows, h, w, 3])."""
+    images = rows.reshape(len(rows), *shape)
+    if len(shape) == 3 and shape[-1] != 3:
+        return np.concatenate(list(images.swapaxes(0, 1)), axis=2)
+    return images
+
+
+def filter_panels(
+    models: dict[int, KSparseAutoencoder], x: np.ndarray, shape: tuple[int, ...], columns: int = _COLUMNS
+) -> Figure:
+    """Figures 1 and 2: filters learnt at each k, four rows a panel.
 
     Shown are the first live units in order of index (those the k largest code of some training image keeps), so that
     panels are not filled with the noise of units that were never trained; how many are live stands in the title.
 
     Args:
         models: trained model for each k, in the order of the panels.
-        x: training images (shape: [examples, h·w]).
-        shape: (h, w).
+        x: training images (shape: [examples, inputs]).
+        shape: of an image, see ``Dataset.image_shape``.
+        columns: filters in a row.
     """
-    figure, axes = plt.subplots(len(models), 1, figsize=(12, 1.95 * len(models)), layout="constrained", squeeze=False)
-    for axis, (k, model) in zip(axes[:, 0], models.items(), strict=True):
+    mosaics = {}
+    for k, model in models.items():
         live = metrics.live_units(model, x)
-        filters = model.weight.detach().numpy()[live]
-        axis.imshow(filter_mosaic(filters, shape), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
-        axis.set_title(f"k = {k}   ({int(live.sum())} of {model.units} units live)", fontsize=9, loc="left")
+        title = f"k = {k}   ({int(live.sum())} of {model.units} units live)"
+        mosaics[title] = filter_mosaic(model.weight.detach().numpy()[live], shape, columns=columns)
+    height, width = next(iter(mosaics.values())).shape[:2]
+    size = (12, (12 * height / width + 0.3) * len(mosaics))
+    figure, axes = plt.subplots(len(models), 1, figsize=size, layout="constrained", squeeze=False)
+    for axis, (title, mosaic) in zip(axes[:, 0], mosaics.items(), strict=True):
+        axis.imshow(mosaic, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+        axis.set_title(title, fontsize=9, loc="left")
         axis.set_axis_off()
     return figure
 

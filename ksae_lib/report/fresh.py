@@ -28,9 +28,9 @@ def stale(study: Study) -> list[str]:
     if readme.read_text(encoding="utf-8") != text:
         found.append("README.md shows other numbers than the stored runs: run 'ksae report'.")
     for experiment in study.plan.experiments:
-        executed = study.notebooks / f"{experiment.notebook}.ipynb"
+        executed = study.notebooks / f"{experiment.executed}.ipynb"
         due = experiment.notebook and all(study.store.has(run) for run in shown(experiment, study.plan.experiments))
-        source = project_root() / "notebooks" / executed.name
+        source = project_root() / "notebooks" / f"{experiment.notebook}.ipynb"
         if (due or executed.exists()) and (reason := _notebook_fault(source, executed)):
             found.append(f"{_name(executed)} {reason}: run 'ksae reproduce --profile {study.plan.profile}'.")
     return found

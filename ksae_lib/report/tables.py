@@ -6,6 +6,8 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ INTERVAL_NOTE = (
 )
 
 
+@lru_cache(maxsize=1)
 def reported() -> pd.DataFrame:
     """The paper's own figures (``data/paper/reported.csv``)."""
     return pd.read_csv(project_root() / "data" / "paper" / "reported.csv", dtype={"variant": "string"})
@@ -80,30 +83,36 @@ def shorter_than_the_paper(run: Run) -> bool:
 
 def error_table(study: Study, table: int) -> pd.DataFrame:
     """One of the paper's tables with our numbers beside (columns: ``COLUMNS``); a stand-in has none of the paper's."""
-    paper = reported()
     records = []
     for row, runs in study.rows(table):
-        data = row.runs[0].data
-        known = paper[(paper["table"] == table) & (paper["dataset"] == data.title) & (paper["method"] == row.method)]
-        # A row beside one of the paper's has its variant and, after a comma, what is different.
-        variants = known["variant"].fillna("")
-        known = pd.concat([known[variants == row.variant], known[variants == row.variant.partition(",")[0]]])
-        figure = float(known["error_percent"].iloc[0]) if len(known) else None
-        summary = _summary(runs)
-        low, high = summary["error_ci_low"], summary["error_ci_high"]
+        data, summary = row.runs[0].data, _summary(runs)
+        paper = _reported_error(table, data.title, row.method, row.variant)
         records.append(
             {
                 "table": table,
                 "dataset": data.title,
                 "method": row.method,
                 "variant": row.variant,
-                "paper_error": figure,
+                "paper_error": paper,
                 **summary,
-                "verdict": verdict(figure, low, high, row.runs[: len(runs)]),
+                "verdict": verdict(paper, summary["error_ci_low"], summary["error_ci_high"], row.runs[: len(runs)]),
                 "source": "stand-in" if data.is_stand_in else "replicated",
             }
         )
+    for quoted in study.quoted(table):
+        paper = _reported_error(table, quoted.dataset, quoted.method, quoted.variant)
+        said = {"paper_error": paper, **_summary([]), "verdict": "not tested", "source": "quoted"}
+        records.append({**asdict(quoted), **said})
     return pd.DataFrame(records, columns=COLUMNS)
+
+
+def _reported_error(table: int, dataset: str, method: str, variant: str) -> float | None:
+    paper = reported()
+    known = paper[(paper["table"] == table) & (paper["dataset"] == dataset) & (paper["method"] == method)]
+    # A row beside one of the paper's has its variant and, after a comma, what is different.
+    variants = known["variant"].fillna("")
+    known = pd.concat([known[variants == variant], known[variants == variant.partition(",")[0]]])
+    return float(known["error_percent"].iloc[0]) if len(known) else None
 
 
 def _summary(runs: list[StoredRun]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ksae_lib.files import write_text
-from ksae_lib.report.claims import COMPARISON_NOTE, claims_text, paired_table
+from ksae_lib.report.claims import BEST_K, COMPARISON_NOTE, claims_text, paired_table
 from ksae_lib.report.tables import markdown, table_texts
 from ksae_lib.study import Study
 
@@ -18,7 +18,9 @@ def report_texts(study: Study) -> dict[Path, str]:
         table = paired_table(study, number)
         if len(table):
             base = study.tables / f"table{number}_paired"
-            title = f"Table {number}, profile {study.plan.profile}: k = 25 against every other row."
+            best = next(row for row, stored in study.rows(number) if stored and row.variant in BEST_K)
+            data = best.runs[0].data.title
+            title = f"Table {number}, {data}, profile {study.plan.profile}: {best.variant} against every other row."
             texts[base.with_suffix(".csv")] = table.to_csv(index=False, lineterminator="\n")
             texts[base.with_suffix(".md")] = f"{title} {COMPARISON_NOTE}\n\n{markdown(table)}"
     if numbers:
