@@ -16,9 +16,11 @@ from ksae_lib.baselines import Baseline
 from ksae_lib.datasets import Dataset, load_mnist
 from ksae_lib.datasets.mnist import default_root
 from ksae_lib.datasets.norb import load_norb
+from ksae_lib.datasets.patches import load_patches
 from ksae_lib.datasets.toy_norb import toy_norb_folder
 from ksae_lib.engines import train
 from ksae_lib.finetune import finetune, new_net
+from ksae_lib.gabor import gabor_report
 from ksae_lib.model import KSparseAutoencoder
 from ksae_lib.plan import BaselineRun, DataConfig, Encoder, FinetuneRun, ReadoutRun, Run, TrainRun, stack
 from ksae_lib.provenance import provenance
@@ -36,6 +38,8 @@ def load_data(config: DataConfig) -> Dataset:
     sizes = {name: getattr(config, name) for name in ("split_seed", "train_size", "validation_size", "test_size")}
     if config.name == "mnist":
         return load_mnist(**sizes)
+    if config.source is not None:
+        return load_patches(config.source, **sizes)
     folder = toy_norb_folder(share=config.share or 1) if config.is_stand_in else default_root() / "NORB"
     return load_norb(folder, recipe=config.recipe or "printed", split=config.split or "random", **sizes)
 
@@ -78,6 +82,9 @@ def execute(run: Run, store: RunStore, *, resume: bool = True, progress: bool | 
         model, history = train(x, run.train, checkpoint=checkpoint, progress=progress)
         seconds = float(history["seconds"].sum())
         results: dict[str, Any] = _describe(model, x, held_out, history)
+        if data.is_colour:
+            live = metrics.live_units(model, x)
+            results["gabor"] = gabor_report(model.weight.detach().numpy()[live], data.image_shape)
         results["sparsity"] = metrics.sparsity_measures(dense_codes(model, held_out, 1.0))
         kept: nn.Module | None = model
     elif isinstance(run, BaselineRun):

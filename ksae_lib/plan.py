@@ -24,7 +24,7 @@ from ksae_lib.readout import ReadoutConfig
 
 _VERSION = 1
 """Part of every id: raise it when the same config starts to mean other numbers."""
-_LATER = ("below", "below_alpha", "dense_relu", "refit", "recipe", "split", "share")
+_LATER = ("below", "below_alpha", "dense_relu", "refit", "recipe", "split", "share", "source")
 NORB = ("toy_norb", "norb")
 """small NORB's stand-in, and itself."""
 
@@ -42,7 +42,7 @@ class DataConfig:
     """
 
     name: str = "mnist"
-    """``mnist``, ``norb`` or its stand-in ``toy_norb``."""
+    """``mnist``, ``norb`` or its stand-in ``toy_norb``, ``patches``."""
     split_seed: int = 0
     train_size: int = 50_000
     validation_size: int = 10_000
@@ -53,6 +53,8 @@ class DataConfig:
     """How NORB's pairs are separated, see ``load_norb``; None: at random."""
     share: int | None = None
     """toy NORB of every share-th pair alone, for tests."""
+    source: str | None = None
+    """The images that patches are of, see ``load_patches``."""
 
     def __post_init__(self) -> None:
         if self.name not in _WHOLE:
@@ -61,6 +63,8 @@ class DataConfig:
             value = getattr(self, name)
             if value is not None and (self.name not in NORB or value not in choices):
                 raise ValueError(f"{name} = {value!r} is not possible: NORB has {', '.join(choices)}.")
+        if (self.source is None) == (self.name == "patches"):
+            raise ValueError(f"source = {self.source!r} is not possible: patches have one, {self.name} data none.")
         if self.share is not None and (not self.is_stand_in or self.share < 1):
             raise ValueError(f"share = {self.share} is not possible: a whole number from 1, of toy NORB alone.")
 
@@ -77,10 +81,17 @@ class DataConfig:
     @property
     def title(self) -> str:
         """What tables call it."""
-        return {"mnist": "MNIST", "norb": "NORB", "toy_norb": "toy NORB (stand-in)"}[self.name]
+        return {"mnist": "MNIST", "norb": "NORB", "toy_norb": "toy NORB (stand-in)", "patches": "natural patches"}[
+            self.name
+        ]
 
 
-_WHOLE = {"mnist": (50_000, 10_000, 10_000), "norb": (20_000, 4_300, 24_300), "toy_norb": (20_000, 4_300, 24_300)}
+_WHOLE = {
+    "mnist": (50_000, 10_000, 10_000),
+    "norb": (20_000, 4_300, 24_300),
+    "toy_norb": (20_000, 4_300, 24_300),
+    "patches": (1_000_000, 10_000, 10_000),
+}
 """Examples for training, validation and test."""
 
 
@@ -311,8 +322,8 @@ class Experiment:
 
     @property
     def executed(self) -> str | None:
-        """Name of the executed notebook: its own, and that of the data if that is not MNIST."""
-        return self.notebook and self.notebook + ("" if self.dataset == "mnist" else f"_{self.dataset}")
+        """Name of the executed notebook: its own, and ``norb`` if it is executed on that as well as on MNIST."""
+        return self.notebook and self.notebook + ("_norb" if self.dataset == "norb" else "")
 
     def runs(self) -> Iterator[Run]:
         """Every run the experiment needs, encoders before their readouts, without repetition."""

@@ -45,6 +45,12 @@ class Study:
         self.norb = norb or ("norb" if any(self.store.root.glob("*-norb-*")) else "toy_norb")
         self.plan: Plan = load_plan(profile, seeds, norb=self.norb)
 
+    def on(self, norb: str | None) -> Study:
+        """The same profile with experiments on NORB on NORB itself or on its stand-in; None: as it is."""
+        if norb in (None, self.norb):
+            return self
+        return Study(self.plan.profile, self.folder.parent, self.plan.seeds, norb)
+
     @property
     def figures(self) -> Path:
         """Folder of the figures."""

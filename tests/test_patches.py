@@ -52,12 +52,13 @@ def test_a_file_and_a_folder_give_patches(tmp_path: Path) -> None:
     for i, image in enumerate(images):
         (tmp_path / "folder").mkdir(exist_ok=True)
         Image.fromarray(image).save(tmp_path / "folder" / f"{i}.png")
-    data = load_patches(str(tmp_path / "a.npz"), 300, 40)
+    small = {"train_size": 300, "validation_size": 40, "test_size": 20}
+    data = load_patches(str(tmp_path / "a.npz"), **small)
     assert (data.train_x.shape, data.validation_x.shape, data.image_shape) == ((300, 192), (40, 192), (8, 8, 3))
-    other = load_patches(str(tmp_path / "folder"), 300, 40)
+    other = load_patches(str(tmp_path / "folder"), **small)
     assert data.sha256 == other.sha256 and np.array_equal(data.train_x, other.train_x)
-    assert not np.array_equal(data.train_x, load_patches(str(tmp_path / "a.npz"), 300, 40, seed=1).train_x)
-    assert load_patches("samples", 50, 10).train_x.shape == (50, 192)
+    assert not np.array_equal(data.train_x, load_patches(str(tmp_path / "a.npz"), **small, split_seed=1).train_x)
+    assert load_patches("samples", train_size=50, validation_size=9, test_size=8).test_x.shape == (8, 192)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_a_file_and_a_folder_give_patches(tmp_path: Path) -> None:
 def test_a_bad_folder_is_named(tmp_path: Path, make, message: str) -> None:
     make(tmp_path / "pictures")
     with pytest.raises(DataError, match=message):
-        load_patches(str(tmp_path / "pictures"), 10, 10)
+        load_patches(str(tmp_path / "pictures"), train_size=10)
 
 
 @pytest.mark.parametrize(
@@ -86,15 +87,15 @@ def test_a_bad_file_is_named(tmp_path: Path, arrays: dict[str, np.ndarray] | Non
     if arrays is not None:
         np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(DataError, match=message):
-        load_patches(str(tmp_path / "a.npz"), 10, 10)
+        load_patches(str(tmp_path / "a.npz"), train_size=10)
 
 
 def test_missing_cifar10_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KSAE_DATA", str(tmp_path))
     with pytest.raises(DataError, match="CIFAR-10 is missing"):
-        load_patches("cifar10", 10, 10)
+        load_patches("cifar10", train_size=10)
     with pytest.raises(ValueError, match="name at least one"):
-        load_patches("samples", 0)
+        load_patches("samples", train_size=0)
 
 
 @pytest.mark.parametrize("angle", [0.3, 1.2, 2.5])

@@ -38,3 +38,8 @@ class Dataset:
     def classes(self) -> int:
         """Number of classes, labelled from 0."""
         return int(self.train_y.max()) + 1
+
+    @property
+    def is_colour(self) -> bool:
+        """Whether rows are images of three colours."""
+        return len(self.image_shape) == 3 and self.image_shape[-1] == 3

@@ -28,39 +28,47 @@ class Whitening(NamedTuple):
 
 
 def load_patches(
-    source: str = "samples", count: int = 1_000_000, validation_size: int = 10_000, side: int = SIDE, seed: int = 0
+    source: str = "samples",
+    *,
+    train_size: int = 1_000_000,
+    validation_size: int = 10_000,
+    test_size: int = 10_000,
+    split_seed: int = 0,
+    side: int = SIDE,
 ) -> Dataset:
     """Random colour patches of natural images; there are no labels, so every label is 0.
 
     Args:
         source: ``cifar10`` (the 50,000 training images, through torchvision), ``samples`` (scikit-learn's two
-            photographs), or the path of an ``.npz`` file with an array ``images`` or of a folder of image files.
-        count: patches to train on.
-        validation_size: further patches to watch; half of as many more are the test set.
+            photographs), or the path of an ``.npz`` file with an array ``images`` or of a folder of image files, from
+            the folder of data sets (see ``default_root``) if it is not absolute.
+        train_size, validation_size, test_size: patches of each part.
+        split_seed: decides which patches.
         side: of a patch, in pixels.
-        seed: decides which patches.
 
     Raises:
         DataError: the images are missing, cannot be read, or are smaller than a patch.
         ValueError: not one patch is wanted.
     """
-    if min(count, validation_size, side) < 1:
-        raise ValueError(f"{count} and {validation_size} patches of side {side} are not possible: name at least one.")
+    sizes = train_size, validation_size, test_size
+    if min(*sizes, side) < 1:
+        raise ValueError(f"{sizes} patches of side {side} are not possible: name at least one of each.")
     images, digest = _images(source)
-    rng = np.random.default_rng(seed)
-    test_size = max(1, validation_size // 2)
-    x = random_patches(images, count + validation_size + test_size, side, rng)
+    x = random_patches(images, sum(sizes), side, np.random.default_rng(split_seed))
     for start in range(0, len(x), _BLOCK):
         x[start : start + _BLOCK] = normalize_contrast(x[start : start + _BLOCK])
-    whitening = zca(x[:count])
+    whitening = zca(x[:train_size])
     for start in range(0, len(x), _BLOCK):
         x[start : start + _BLOCK] = (x[start : start + _BLOCK] - whitening.mean) @ whitening.matrix
-    parts = np.split(x, [count, count + validation_size])
+    parts = np.split(x, [train_size, train_size + validation_size])
     labels = [np.zeros(len(part), np.int64) for part in parts]
     return Dataset(
         parts[0], labels[0], parts[1], labels[1], parts[2], labels[2],
         image_shape=(side, side, 3),
-        preprocessing={"source": source, "contrast": CONTRAST, "zca_epsilon": ZCA_EPSILON, "side": side, "seed": seed},
+        preprocessing={
+            "source": Path(source).name, "contrast": CONTRAST, "zca_epsilon": ZCA_EPSILON, "side": side,
+            "split_seed": split_seed,
+        },
         sha256=digest,
     )  # fmt: skip
 
@@ -116,9 +124,9 @@ def _images(source: str) -> tuple[list[np.ndarray], str]:
 
         images = list(load_sample_images().images)
     elif source.endswith(".npz"):
-        images = _archive(Path(source))
+        images = _archive(default_root() / source)
     else:
-        images = _folder(Path(source))
+        images = _folder(default_root() / source)
     digest = hashlib.sha256()
     for image in images:
         digest.update(image.tobytes())

@@ -67,9 +67,13 @@ def _pictures(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def filter_panels(
-    models: dict[int, KSparseAutoencoder], x: np.ndarray, shape: tuple[int, ...], columns: int = _COLUMNS
+    models: dict[int, KSparseAutoencoder],
+    x: np.ndarray,
+    shape: tuple[int, ...],
+    rows: int = _ROWS,
+    columns: int = _COLUMNS,
 ) -> Figure:
-    """Figures 1 and 2: filters learnt at each k, four rows a panel.
+    """Figures 1, 2 and 3: filters learnt at each k, some rows a panel.
 
     Shown are the first live units in order of index (those the k largest code of some training image keeps), so that
     panels are not filled with the noise of units that were never trained; how many are live stands in the title.
@@ -78,20 +82,38 @@ def filter_panels(
         models: trained model for each k, in the order of the panels.
         x: training images (shape: [examples, inputs]).
         shape: of an image, see ``Dataset.image_shape``.
-        columns: filters in a row.
+        rows, columns: filters shown of each.
     """
     mosaics = {}
     for k, model in models.items():
         live = metrics.live_units(model, x)
         title = f"k = {k}   ({int(live.sum())} of {model.units} units live)"
-        mosaics[title] = filter_mosaic(model.weight.detach().numpy()[live], shape, columns=columns)
+        mosaics[title] = filter_mosaic(model.weight.detach().numpy()[live], shape, rows, columns)
     height, width = next(iter(mosaics.values())).shape[:2]
     size = (12, (12 * height / width + 0.3) * len(mosaics))
     figure, axes = plt.subplots(len(models), 1, figsize=size, layout="constrained", squeeze=False)
     for axis, (title, mosaic) in zip(axes[:, 0], mosaics.items(), strict=True):
+        if mosaic.ndim == 3:
+            mosaic = np.nan_to_num((mosaic + 1) / 2, nan=1)
         axis.imshow(mosaic, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
         axis.set_title(title, fontsize=9, loc="left")
         axis.set_axis_off()
+    return figure
+
+
+def gabor_histogram(explained: dict[str, list[float]]) -> Figure:
+    """How much of the variance of each filter its best Gabor function explains.
+
+    Args:
+        explained: by the name of the filters, share of each.
+    """
+    figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    bins = np.linspace(0, 1, 41).tolist()
+    for colour, (label, values) in zip(sns.color_palette("viridis", len(explained)), explained.items(), strict=True):
+        axis.hist(values, bins, color=colour, alpha=0.6, label=label)
+    axis.set(xlabel="variance explained by the best Gabor function", ylabel="filters", xlim=(0, 1))
+    axis.legend()
+    sns.despine(figure)
     return figure
 
 
@@ -131,7 +153,7 @@ def activity_histograms(activities: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
-def penalty_and_filters(rho: float, filters: dict[str, np.ndarray], shape: tuple[int, int]) -> Figure:
+def penalty_and_filters(rho: float, filters: dict[str, np.ndarray], shape: tuple[int, ...]) -> Figure:
     """The KL penalty of the CS294A notes against the mean activation, and filters of models beside it.
 
     Args:
