@@ -70,8 +70,8 @@ class DataConfig:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every example of the data set is used."""
-        return (self.train_size, self.validation_size, self.test_size) == _WHOLE[self.name]
+        """Whether every example of the data set is used; of patches there is no end."""
+        return _WHOLE[self.name] in (None, (self.train_size, self.validation_size, self.test_size))
 
     @property
     def is_stand_in(self) -> bool:
@@ -90,9 +90,9 @@ _WHOLE = {
     "mnist": (50_000, 10_000, 10_000),
     "norb": (20_000, 4_300, 24_300),
     "toy_norb": (20_000, 4_300, 24_300),
-    "patches": (1_000_000, 10_000, 10_000),
+    "patches": None,
 }
-"""Examples for training, validation and test."""
+"""Examples for training, validation and test, where their number is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -452,7 +452,9 @@ class _Profile:
         part = {**settings, **settings.get(data, {})}
         name = norb if data == "norb" else data
         self.seeds = seeds
-        self.data = _make(DataConfig, {**part.get("data", {}), "name": name})
+        # Only the stand-in can be made smaller than it is.
+        wanted = {key: value for key, value in part.get("data", {}).items() if key != "share" or name == "toy_norb"}
+        self.data = _make(DataConfig, {**wanted, "name": name})
         self.train = _make(TrainConfig, part["train"])
         self.baseline = part.get("baseline", {})
         self.finetune = _make(FinetuneConfig, part.get("finetune", {}))

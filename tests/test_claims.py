@@ -50,12 +50,12 @@ def test_the_same_mistakes_make_no_difference() -> None:
     assert compare([stored(0.02)], [stored(0.02)]) == (0, 0, 0, 1)
 
 
-def put(study: Study, name: str, errors: list[float], by_alpha: dict[float, float] | None = None) -> None:
+def put(
+    study: Study, name: str, errors: list[float], by_alpha: dict[float, float] | None = None, dataset: str = "mnist"
+) -> None:
     """Store made-up runs, one a seed, for the row of that name."""
-    wide = load_plan(study.plan.profile, len(errors))
-    (row,) = [
-        row for e in wide.experiments for row in e.rows if " | ".join(filter(None, (row.method, row.variant))) == name
-    ]
+    experiments = [e for e in load_plan(study.plan.profile, len(errors)).experiments if e.dataset == dataset]
+    (row,) = [row for e in experiments for row in e.rows if " | ".join(filter(None, (row.method, row.variant))) == name]
     history = pd.DataFrame({"alpha": list(by_alpha or {1.0: 1.0}), "validation_error": (by_alpha or {1: 1}).values()})
     for seed, (run, error) in enumerate(zip(row.runs, errors, strict=False)):
         jitter = np.random.default_rng(seed).normal(0, 0.01, len(history))
@@ -76,6 +76,13 @@ def rows(study: Study, *tables: int) -> list[Row]:
 def test_verdicts_follow_from_the_runs(tmp_path: Path) -> None:
     study = Study("quick", tmp_path)
     assert set(verdicts(study).values()) == {"not tested"}
+    for row in rows(study, 2, 4):
+        best = "k-sparse autoencoder | k=150", "Deep k-sparse AE + F.T. | k=150, layer-wise pre-training"
+        name = " | ".join(filter(None, (row.method, row.variant)))
+        put(study, name, [1.5 if name in best else 3.0] * 3, dataset="norb")
+    got = verdicts(study)
+    assert (got["C3"], got["C8 on NORB"], got["C5 on NORB"]) == ("not tested",) * 3, "the stand-in is not NORB"
+    assert (got["C3 on toy NORB"], got["C8 on toy NORB"]) == ("validated", "validated")
     curve = {1.0: 2.0, 2.0: 1.8, 3.0: 1.5, 4.0: 1.7}
     for row in rows(study, 1, 3):
         name = " | ".join(filter(None, (row.method, row.variant)))
@@ -117,7 +124,7 @@ def test_paired_table_has_every_other_row(tmp_path: Path) -> None:
 
 def test_every_claim_names_rows_and_notebooks_that_exist() -> None:
     plan = load_plan("quick")
-    assert len({claim.id for claim in plan.claims}) == len(plan.claims) == 9
+    assert len({claim.id for claim in plan.claims}) == len(plan.claims) == 16
     notebooks = {e.notebook for e in plan.experiments}
     assert {claim.notebook for claim in plan.claims} <= notebooks
     known = {" | ".join(filter(None, (row.method, row.variant))) for e in plan.experiments for row in e.rows}
@@ -151,7 +158,32 @@ def test_filters_and_codes_are_compared_by_their_measures(tmp_path: Path) -> Non
     for label, encoder in study.plan.experiment("activities").models:
         metrics = {"sparsity": {"hoyer": 0.9 if label.endswith("15") else 0.5}, "effective_area_median": 0.1, "seed": 0}
         study.store.save(encoder, metrics, pd.DataFrame({"epoch": []}), replace=True)
-    assert (verdicts(study)["C5"], verdicts(study)["C11"]) == ("validated", "validated")
+    got = verdicts(study)
+    assert (got["C5"], got["C11"], got["C5 on toy NORB"]) == ("validated", "validated", "not tested")
+    for run in study.plan.experiment("norb_filters").filters:
+        area = {"effective_area_median": run.train.k / 1000, "seed": 0}
+        study.store.save(run, area, pd.DataFrame({"epoch": []}))
+    got = verdicts(study)
+    assert (got["C5"], got["C5 on toy NORB"], got["C5 on NORB"]) == ("validated", "contradicted", "not tested")
     first = study.plan.experiment("filters").filters[-1]
     study.store.save(first, {"effective_area_median": 0.01, "seed": 0}, pd.DataFrame({"epoch": []}), replace=True)
     assert verdicts(study)["C5"] == "partially supported"
+
+
+@pytest.mark.parametrize(
+    ("share", "control", "said"),
+    [
+        (0.8, 0.1, "validated"),
+        (0.4, 0.1, "partially supported"),
+        (0.6, 0.6, "partially supported"),
+        (0.1, 0.6, "contradicted"),
+    ],
+)
+def test_filters_of_patches_must_be_like_gabor_functions_and_more_so_than_noise(
+    tmp_path: Path, share: float, control: float, said: str
+) -> None:
+    study = Study("quick", tmp_path)
+    (run,) = study.plan.experiment("patches").filters
+    gabor = {"filters": 300, "share": share, "control_share": control}
+    study.store.save(run, {"gabor": gabor, "seed": 0}, pd.DataFrame({"epoch": []}))
+    assert verdicts(study)["C10"] == said

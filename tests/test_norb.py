@@ -19,7 +19,7 @@ from ksae_lib.datasets.norb import (
     small_images,
     write_matrix,
 )
-from ksae_lib.datasets.toy_norb import write_toy_norb
+from ksae_lib.datasets.toy_norb import toy_norb_folder, write_toy_norb
 
 
 def ten_line_reader(path: Path) -> np.ndarray:
@@ -183,3 +183,15 @@ def test_the_stand_in_has_norb_s_design(made: Path, tmp_path: Path) -> None:
     assert images.shape[1:] == (2, 96, 96)
     left, right = images[:, 0].astype(int), images[:, 1].astype(int)
     assert 2 < np.abs(left - right).mean() < 30, "two cameras see different pictures of one toy"
+
+
+def test_the_stand_in_is_written_once_and_again_where_a_file_is_missing(tmp_path: Path) -> None:
+    folder = toy_norb_folder(tmp_path, share=601)
+    times = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.mat")}
+    assert len(times) == 6
+    assert toy_norb_folder(tmp_path, share=601) == folder
+    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.mat")} == times
+    (folder / f"{TESTING}-info.mat").unlink()
+    toy_norb_folder(tmp_path, share=601)
+    assert {path.name for path in folder.glob("*.mat")} == set(times)
+    assert toy_norb_folder(tmp_path, share=701) != folder

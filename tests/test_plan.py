@@ -12,6 +12,7 @@ from ksae_lib import TrainConfig
 from ksae_lib.baselines import RBMConfig
 from ksae_lib.plan import (
     BaselineRun,
+    DataConfig,
     FinetuneRun,
     PlanError,
     ReadoutRun,
@@ -72,6 +73,41 @@ def test_sweeps_change_several_settings_together() -> None:
         ]
 
 
+def test_experiments_on_norb_run_on_the_stand_in_or_on_norb() -> None:
+    toy, real = load_plan("quick"), load_plan("quick", norb="norb")
+    for plan, name in ((toy, "toy_norb"), (real, "norb")):
+        experiment = plan.shown_by("02_unsupervised_table", "norb")
+        assert (experiment.name, experiment.executed) == ("norb_features", "02_unsupervised_table_norb")
+        assert plan.experiment("02_unsupervised_table_norb") == experiment
+        assert {run.data.name for run in experiment.runs()} == {name}
+        assert all(f"-{name}-" in run.run_id for run in experiment.runs())
+    assert toy.experiment("features") == real.experiment("features")
+    full = load_plan("full", norb="norb").experiment("norb_features").rows[-1].runs[0]
+    assert full.data.is_whole and isinstance(full.encoder, TrainRun)
+    assert (full.encoder.train.units, full.encoder.train.learning_rate, full.encoder.train.epochs) == (4000, 1e-4, 5000)
+    with pytest.raises(PlanError, match="not a form of NORB"):
+        load_plan("quick", norb="cifar")
+    with pytest.raises(PlanError, match="no experiment on 'norb' for notebook 04"):
+        toy.shown_by("04_activity_histograms", "norb")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"name": "cifar"}, "There is no data set 'cifar'"),
+        ({"recipe": "author"}, "recipe = 'author' is not possible"),
+        ({"name": "norb", "split": "other"}, "split = 'other' is not possible"),
+        ({"name": "norb", "share": 2}, "share = 2 is not possible"),
+        ({"name": "toy_norb", "share": 0}, "share = 0 is not possible"),
+        ({"name": "patches"}, "source = None is not possible"),
+        ({"source": "samples"}, "source = 'samples' is not possible"),
+    ],
+)
+def test_impossible_data_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DataConfig(**wrong)
+
+
 def test_any_change_of_a_setting_changes_the_id() -> None:
     base = TrainRun()
     changes = [{"k": 24}, {"seed": 1}, {"engine": "reference"}, {"learning_rate": 0.011}, {"k_start": None}]
@@ -104,7 +140,7 @@ def test_every_method_of_a_search_has_as_many_trials(experiment: str, trials: in
 
 def test_the_rows_have_the_settings_that_the_search_found_best() -> None:
     stored = Study("search", project_root() / "results")
-    rows = {(r.method, r.variant): r for e in load_plan("quick").experiments for r in e.rows}
+    rows = {(r.method, r.variant): r for e in load_plan("quick").experiments if e.dataset == "mnist" for r in e.rows}
     for experiment in stored.plan.experiments:
         for search in experiment.searches:
             errors = [stored.store.load(run).metrics["validation_error"] for _, run in search.trials]

@@ -152,6 +152,35 @@ def test_mosaic_places_filters_row_by_row_and_keeps_their_sign() -> None:
     assert np.isnan(mosaic[3:, 3:]).all()
 
 
+def test_views_of_a_stereo_pair_go_side_by_side_and_colours_last() -> None:
+    pairs = filter_mosaic(np.arange(1.0, 9).reshape(1, 8), (2, 2, 2), rows=1, columns=1)
+    assert np.array_equal(pairs * 8, [[1, 2, 5, 6], [3, 4, 7, 8]])
+    colours = filter_mosaic(np.arange(1.0, 13).reshape(1, 12), (2, 2, 3), rows=1, columns=2)
+    assert colours.shape == (2, 5, 3)
+    assert np.array_equal(colours[:, :2] * 12, np.arange(1, 13).reshape(2, 2, 3))
+    assert np.isnan(colours[:, 2:]).all()
+
+
+def test_a_stand_in_has_no_figure_of_the_paper_and_quoted_rows_have_no_run(tmp_path: Path) -> None:
+    for norb, title, source in (("toy_norb", "toy NORB (stand-in)", "stand-in"), ("norb", "NORB", "replicated")):
+        study = Study("quick", tmp_path / norb, norb=norb)
+        for run in (row.runs[0] for row in study.plan.experiment("norb_finetuning").rows):
+            metrics = {"test_error": 8.0, "validation_error": 2.0, "test_images": 24_300, "selected": {}}
+            study.store.save(run, metrics, TRIALS)
+        table = error_table(study, 4).set_index("method")
+        shallow, quoted = table.loc["Shallow k-sparse AE + F.T."], table.loc["DBM"]
+        assert (shallow["dataset"], shallow["source"]) == (title, source)
+        assert shallow["paper_error"] == 7.8 if norb == "norb" else math.isnan(shallow["paper_error"])
+        assert shallow["verdict"] == "not tested"
+        assert (quoted["dataset"], quoted["source"], quoted["paper_error"], quoted["n_seeds"]) == (
+            "NORB",
+            "quoted",
+            7.2,
+            0,
+        )
+        assert Study("quick", tmp_path / norb).norb == norb, "runs on NORB are shown once there are some"
+
+
 def test_the_same_figure_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         figure, axis = plt.subplots()
