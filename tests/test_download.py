@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
+import os
 import shutil
 import threading
 import time
@@ -10,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ksae_lib.datasets import DataError
+from ksae_lib.datasets import DataError, download
 from ksae_lib.datasets.download import PublishedFile, fetch, take, verify
 
 CONTENT = bytes(range(256)) * 40
@@ -43,15 +46,24 @@ class Handler(BaseHTTPRequestHandler):
             return
         if way == "slow":
             time.sleep(1.5)
-        if way == "wrong":
+        if way.startswith("wrong"):
             content = content[::-1]
         start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-")) if self.headers["Range"] else 0
-        if way == "no ranges":
+        if way in ("no ranges", "page"):
             start = 0
+        if way == "page":
+            content = b"<p>Please log in.</p>"
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(content) - start))
+        if start:
+            self.send_header(
+                "Content-Range", f"bytes {start + (way == 'another part')}-{len(content) - 1}/{len(content)}"
+            )
+        if way != "unknown length":
+            self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
-        self.wfile.write(content[start : len(content) // 2 if way == "breaks off" else None])
+        if way == "unknown length":
+            content = b"<p>Please log in.</p>"
+        self.wfile.write(content[start : len(content) // 2 if "breaks off" in way else None])
 
     def log_message(self, *_: object) -> None:
         pass
@@ -93,16 +105,44 @@ def test_a_download_that_broke_off_goes_on(server: Server, tmp_path: Path, then:
     assert names(tmp_path) == {"a.gz"}
 
 
-@pytest.mark.parametrize("way", ["404", "wrong", "slow"])
-def test_the_next_address_is_tried(server: Server, tmp_path: Path, way: str) -> None:
-    other = Server()
-    other.way = way
-    thread = threading.Thread(target=other.serve_forever, daemon=True)
+@pytest.fixture
+def other() -> Iterator[Server]:
+    made = Server()
+    thread = threading.Thread(target=made.serve_forever, daemon=True)
     thread.start()
+    yield made
+    made.shutdown()
+    made.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("way", ["404", "wrong", "slow", "page"])
+def test_the_next_address_is_tried(server: Server, other: Server, tmp_path: Path, way: str) -> None:
+    other.way = way
     fetch(FILES, tmp_path, [other.base, server.base], timeout=0.5)
-    other.shutdown()
-    other.server_close()
     assert len(other.asked) == len(server.asked) == 1
+    assert (tmp_path / "a.gz").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("way", ["wrong, breaks off", "unknown length"])
+def test_wrong_bytes_of_one_address_do_not_spoil_the_next(
+    server: Server, other: Server, tmp_path: Path, way: str
+) -> None:
+    other.way = way
+    fetch(FILES, tmp_path, [other.base, server.base])
+    assert len(other.asked) == 1 and len(server.asked) == 2
+    assert (tmp_path / "a.gz").read_bytes() == CONTENT
+    assert names(tmp_path) == {"a.gz"}
+
+
+@pytest.mark.parametrize("way", ["page", "another part", "404"])
+def test_a_useless_answer_leaves_what_was_fetched_before(
+    server: Server, other: Server, tmp_path: Path, way: str
+) -> None:
+    (tmp_path / ".a.gz.part").write_bytes(CONTENT[:100])
+    other.way = way
+    fetch(FILES, tmp_path, [other.base, server.base])
+    assert other.asked == server.asked == ["bytes=100-"]
     assert (tmp_path / "a.gz").read_bytes() == CONTENT
 
 
@@ -125,10 +165,41 @@ def test_nobody_answers(tmp_path: Path) -> None:
 
 def test_what_another_file_left_is_not_taken_for_this_one(server: Server, tmp_path: Path) -> None:
     (tmp_path / ".a.gz.part").write_bytes(b"x" * 100)
-    with pytest.raises(DataError, match="not the published file"):
-        fetch(FILES, tmp_path, [server.base])
     fetch(FILES, tmp_path, [server.base])
+    assert server.asked == ["bytes=100-", None]
     assert (tmp_path / "a.gz").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("base", ["example.org/norb", "/home/norb", "ftp://example.org"])
+def test_what_is_not_an_address_is_refused(tmp_path: Path, base: str) -> None:
+    with pytest.raises(DataError, match="is not an address"):
+        fetch(FILES, tmp_path, [base])
+
+
+def test_a_second_download_into_the_folder_is_refused(server: Server, tmp_path: Path) -> None:
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(DataError, match="at work"):
+        fetch(FILES, tmp_path, [server.base])
+    os.close(handle)
+    fetch(FILES, tmp_path, [server.base])
+
+
+def test_a_disk_that_fills_up_is_not_a_server_s_fault(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(download, "sync_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        fetch(FILES, tmp_path, [server.base, server.base])
+    assert server.asked == [None] and not (tmp_path / "a.gz").exists()
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "a.gz").write_bytes(CONTENT)
+    with pytest.raises(OSError, match="No space left"):
+        take(FILES, tmp_path / "taken", tmp_path / "source")
+    assert names(tmp_path / "taken") == set()
 
 
 def test_a_full_disk_is_seen_before(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,6 +208,9 @@ def test_a_full_disk_is_seen_before(server: Server, tmp_path: Path, monkeypatch:
     with pytest.raises(DataError, match="no room for"):
         fetch(FILES, tmp_path, [server.base])
     assert server.asked == []
+    (tmp_path / "a.gz").write_bytes(CONTENT)
+    with pytest.raises(DataError, match="no room for"):
+        take(FILES, tmp_path / "data", tmp_path)
 
 
 def test_files_are_taken_from_a_folder(tmp_path: Path) -> None:

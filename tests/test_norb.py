@@ -11,7 +11,9 @@ from PIL import Image
 from ksae_lib.datasets import DataError
 from ksae_lib.datasets.norb import (
     TESTING,
+    TOYS,
     TRAINING,
+    are_official,
     load_norb,
     open_matrix,
     read_matrix,
@@ -19,7 +21,9 @@ from ksae_lib.datasets.norb import (
     small_images,
     write_matrix,
 )
-from ksae_lib.datasets.toy_norb import toy_norb_folder, write_toy_norb
+from ksae_lib.datasets.toy_norb import _designs, toy_norb_folder, write_toy_norb
+from ksae_lib.execute import load_data
+from ksae_lib.plan import DataConfig
 
 
 def ten_line_reader(path: Path) -> np.ndarray:
@@ -98,6 +102,9 @@ def test_a_toy_held_out_is_in_one_part_alone(made: Path) -> None:
     part, data = read_part(made, TRAINING), load_norb(made, split="instance", split_seed=1)
     assert len(data.validation_x) == (part.info[:, 0] == 6).sum()
     assert len(data.train_x) + len(data.validation_x) == len(part.x)
+    order = np.random.default_rng(1).permutation(len(part.x))
+    held_out, rest = (part.x[order[(part.info[order, 0] == 6) == is_six]] for is_six in (True, False))
+    assert np.allclose(data.validation_x, (held_out - rest.mean(0)) / rest.std(0), atol=1e-3)
 
 
 def test_compressed_files_give_the_same_data(folder: Path) -> None:
@@ -130,6 +137,12 @@ def damage(path: Path, how: str) -> None:
         path.write_bytes(b"\x00" * 4 + data[4:])
     elif how == "swapped":
         path.write_bytes((path.parent / f"{TRAINING}-info.mat").read_bytes())
+    elif how == "huge":
+        path.write_bytes(data[:8] + struct.pack("<i", 2**31 - 1) + data[12:])
+    elif how == "other half":
+        path.write_bytes((path.parent / path.name.replace(TRAINING, TESTING)).read_bytes())
+    elif how == "images":
+        path.write_bytes((path.parent / f"{TRAINING}-dat.mat").read_bytes())
     elif how == "category":
         path.write_bytes(data[:-4] + struct.pack("<i", 7))
     elif how == "broken gz":
@@ -150,6 +163,10 @@ def damage(path: Path, how: str) -> None:
         ("dat", "magic", "not a NORB matrix"),
         ("dat", "swapped", "not NORB's images"),
         ("cat", "swapped", "not one entry for each"),
+        ("cat", "images", "not one entry for each"),
+        ("info", "other half", "names other toys"),
+        ("dat", "huge", "its sizes are"),
+        ("cat", "huge", "its sizes are"),
         ("cat", "category", "categories beyond"),
         ("dat", "broken gz", "truncated or damaged"),
         ("dat", "not gz", "truncated or damaged"),
@@ -160,6 +177,21 @@ def test_a_bad_file_is_named(folder: Path, kind: str, how: str, message: str) ->
     with pytest.raises(DataError, match=message) as raised:
         load_norb(folder)
     assert f"{TRAINING}-{kind}.mat" in str(raised.value)
+
+
+def test_norb_itself_is_verified_where_its_archives_are_there(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KSAE_DATA", str(tmp_path))
+    (tmp_path / "NORB").mkdir()
+    for path in list(folder.glob("*.mat")):
+        path.rename(tmp_path / "NORB" / path.name)
+    small = DataConfig(name="norb", train_size=100, validation_size=10, test_size=10)
+    assert load_data(small).preprocessing["files"] == "unpacked, not verified"
+    archive = tmp_path / "NORB" / f"{TESTING}-cat.mat.gz"
+    archive.write_bytes(gzip.compress((tmp_path / "NORB" / f"{TESTING}-cat.mat").read_bytes()))
+    with pytest.raises(DataError, match=r"testing-cat\.mat\.gz is not the official file"):
+        are_official(tmp_path / "NORB")
 
 
 @pytest.mark.parametrize("size", [0, 10**6])
@@ -174,11 +206,11 @@ def test_the_stand_in_has_norb_s_design(made: Path, tmp_path: Path) -> None:
         assert path.read_bytes() == (tmp_path / path.name).read_bytes(), "always the same bytes"
     info, test_info = read_part(made, TRAINING).info, read_part(made, TESTING).info
     assert set(info[:, 0]) == {4, 6, 7, 8, 9} and set(test_info[:, 0]) == {0, 1, 2, 3, 5}
-    assert (
-        set(info[:, 1]) <= set(range(9))
-        and set(info[:, 2]) <= set(range(0, 36, 2))
-        and set(info[:, 3]) <= set(range(6))
-    )
+    for toys in TOYS.values():
+        designs = _designs(toys)
+        assert designs.shape == (24_300, 5) == np.unique(designs, axis=0).shape
+        for column, values in enumerate((range(5), toys, range(9), range(0, 36, 2), range(6))):
+            assert set(designs[:, column]) == set(values)
     images = ten_line_reader(made / f"{TRAINING}-dat.mat")
     assert images.shape[1:] == (2, 96, 96)
     left, right = images[:, 0].astype(int), images[:, 1].astype(int)

@@ -20,16 +20,21 @@ import torch
 from torch.nn.functional import interpolate
 
 from ksae_lib.datasets.base import DataError, Dataset
-from ksae_lib.datasets.download import PublishedFile
+from ksae_lib.datasets.download import PublishedFile, verify
 from ksae_lib.files import atomic_path
 
 TRAINING = "smallnorb-5x46789x9x18x6x2x96x96-training"
 TESTING = "smallnorb-5x01235x9x18x6x2x96x96-testing"
 CATEGORIES = ("animal", "human", "airplane", "truck", "car")
 INFO = ("instance", "elevation", "azimuth", "lighting")
+TOYS = {TRAINING: (4, 6, 7, 8, 9), TESTING: (0, 1, 2, 3, 5)}
+"""Instances of each category in the two halves."""
 SIDE, TRAIN, VALIDATION = 96, 20_000, 4_300
 _INNER, _SMALL = 64, 32
 _BLOCK = 300
+_COLUMNS = 256
+# NORB's largest matrix has 448 MB.
+_MOST_BYTES = 1 << 30
 
 Recipe = Literal["printed", "author"]
 Split = Literal["random", "instance"]
@@ -66,13 +71,16 @@ class Matrix:
         self.digest = hashlib.sha256()
         magic, dimensions = struct.unpack("<ii", self._read(8))
         if magic not in _TYPES or not 1 <= dimensions <= 8:
-            raise DataError(f"{path} is not a NORB matrix: it starts with {magic:#x} and {dimensions} dimensions.")
+            raise DataError(
+                f"{path} is not a NORB matrix: it starts with {magic:#x} and {dimensions} dimensions. "
+                "Get the official file again."
+            )
         # There are always at least three sizes, of which those past the number of dimensions mean nothing.
         written = max(dimensions, 3)
         self.shape = struct.unpack(f"<{written}i", self._read(4 * written))[:dimensions]
         self.dtype = _TYPES[magic]
-        if min(self.shape) < 1:
-            raise DataError(f"{path} is not a NORB matrix: its sizes are {self.shape}.")
+        if min(self.shape) < 1 or math.prod(self.shape) * self.dtype.itemsize > _MOST_BYTES:
+            raise DataError(f"{path} is not a NORB matrix: its sizes are {self.shape}. Get the official file again.")
 
     def blocks(self, length: int) -> Iterator[np.ndarray]:
         """The matrix in blocks along its first dimension.
@@ -197,22 +205,50 @@ def read_part(folder: Path, name: str, recipe: Recipe = "printed") -> Part:
     with open_matrix(paths["dat"]) as images:
         pairs = images.shape[0]
         if images.shape[1:] != (2, SIDE, SIDE) or images.dtype != np.uint8:
-            raise DataError(f"{paths['dat']} holds a matrix of {images.shape}, not NORB's images.")
+            raise DataError(
+                f"{paths['dat']} holds a matrix of {images.shape}, not NORB's images: get the official file again."
+            )
+        y, category_digest = _entries(paths["cat"], (pairs,))
+        info, info_digest = _entries(paths["info"], (pairs, len(INFO)))
+        if y.min() < 0 or y.max() >= len(CATEGORIES):
+            raise DataError(
+                f"{paths['cat']} names categories beyond 0 … {len(CATEGORIES) - 1}: get the official file again."
+            )
+        if not set(info[:, 0]) <= set(TOYS[name]):
+            raise DataError(
+                f"{paths['info']} names other toys than {TOYS[name]}, which this half has: "
+                "get the official files again."
+            )
         x = np.empty((pairs, 2 * _SMALL * _SMALL), np.float32)
         start = 0
         for block in images.blocks(_BLOCK):
             x[start : start + len(block)] = small_images(block, recipe)
             start += len(block)
         image_digest = images.digest.hexdigest()
-    y, category_digest = read_matrix(paths["cat"])
-    info, info_digest = read_matrix(paths["info"])
-    for kind, matrix, shape in (("cat", y, (pairs,)), ("info", info, (pairs, len(INFO)))):
-        if matrix.shape != shape or matrix.dtype != np.int32:
-            raise DataError(f"{paths[kind]} holds a matrix of {matrix.shape}, not one entry for each of {pairs} pairs.")
-    if y.min() < 0 or y.max() >= len(CATEGORIES):
-        raise DataError(f"{paths['cat']} names categories beyond 0 … {len(CATEGORIES) - 1}.")
     sha256 = hashlib.sha256((image_digest + category_digest + info_digest).encode()).hexdigest()
     return Part(x, y.astype(np.int64), info, sha256)
+
+
+def _entries(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
+    """A matrix of whole numbers, known by its shape before it is read, and the digest of its bytes."""
+    with open_matrix(path) as matrix:
+        if matrix.shape != shape or matrix.dtype != np.int32:
+            raise DataError(
+                f"{path} holds a matrix of {matrix.shape}, not one entry for each of {shape[0]} pairs: "
+                "get the official file again."
+            )
+        return np.concatenate(list(matrix.blocks(shape[0]))), matrix.digest.hexdigest()
+
+
+def are_official(folder: Path) -> bool:
+    """Whether the files in a folder are the published archives; of unpacked files there is no telling.
+
+    Raises:
+        DataError: an archive is not the published one.
+    """
+    packed = {name: file for name, file in OFFICIAL.items() if (folder / name).exists()}
+    verify(packed, folder)
+    return len(packed) == len(OFFICIAL)
 
 
 def load_norb(
@@ -236,8 +272,8 @@ def load_norb(
         recipe: ``printed``: bicubic, each dimension standardized by the training pairs; ``author``: bilinear, grey
             levels divided by 255.
         split: how training and validation pairs are separated.
-        split_seed: decides the separation.
-        train_size, validation_size, test_size: take only the first pairs of each part (for tests).
+        split_seed: decides the separation, and which test pairs are drawn.
+        train_size, validation_size, test_size: take only so many pairs of each part, drawn at random.
 
     Raises:
         DataError: a file is missing or damaged.
@@ -258,17 +294,23 @@ def load_norb(
         if size is not None and not 1 <= size <= most:
             raise ValueError(f"{name} = {size} is not available: choose a number from 1 to {most}.")
     train, validation = train[:train_size], validation[:validation_size]
+    # Neighbours in the files may be of one toy.
+    test = np.sort(np.random.default_rng(split_seed).permutation(len(second.x))[:test_size])
     if recipe == "printed":
         mean, scale = _statistics(first.x[train])
     else:
         mean, scale = np.zeros(1, np.float32), np.full(1, 255, np.float32)
+    parts = first.x[train], first.x[validation], second.x[test]
+    for x in parts:
+        x -= mean
+        x /= scale
     return Dataset(
-        train_x=(first.x[train] - mean) / scale,
+        train_x=parts[0],
         train_y=first.y[train],
-        validation_x=(first.x[validation] - mean) / scale,
+        validation_x=parts[1],
         validation_y=first.y[validation],
-        test_x=(second.x[:test_size] - mean) / scale,
-        test_y=second.y[:test_size],
+        test_x=parts[2],
+        test_y=second.y[test],
         image_shape=(2, _SMALL, _SMALL),
         preprocessing={"recipe": recipe, "split": split, "split_seed": split_seed},
         sha256=hashlib.sha256((first.sha256 + second.sha256).encode()).hexdigest(),
@@ -281,9 +323,15 @@ def _statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: a dimension never varies.
     """
-    mean, scale = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
+    mean = x.mean(axis=0, dtype=np.float64)
+    # In float64 the whole of x would be a copy of twice its size.
+    scale = np.concatenate(
+        [x[:, c : c + _COLUMNS].std(axis=0, dtype=np.float64) for c in range(0, x.shape[1], _COLUMNS)]
+    )
     if scale.min() == 0:
-        raise ValueError("A pixel has the same value in all training pairs: it cannot be standardized.")
+        raise ValueError(
+            "A pixel has the same value in all training pairs and cannot be standardized: take more pairs."
+        )
     return mean.astype(np.float32), scale.astype(np.float32)
 
 

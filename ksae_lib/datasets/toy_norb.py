@@ -18,10 +18,9 @@ import numba as nb
 import numpy as np
 
 from ksae_lib.datasets.mnist import default_root
-from ksae_lib.datasets.norb import CATEGORIES, SIDE, TESTING, TRAINING, write_matrix
+from ksae_lib.datasets.norb import CATEGORIES, SIDE, TESTING, TOYS, TRAINING, write_matrix
 
 SEED = 0
-TRAINING_INSTANCES, TESTING_INSTANCES = (4, 6, 7, 8, 9), (0, 1, 2, 3, 5)
 ELEVATIONS, AZIMUTHS, LIGHTINGS = 9, 18, 6
 _ELLIPSOID, _BOX = 0, 1
 _DISTANCE, _PIXELS_PER_UNIT = 6.0, 200.0
@@ -345,10 +344,10 @@ def write_toy_norb(folder: Path, share: int = 1) -> None:
 
     Args:
         folder: made if it is not there.
-        share: write every share-th pair alone (for tests).
+        share: write every share-th pair alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for half, (name, instances) in enumerate(((TRAINING, TRAINING_INSTANCES), (TESTING, TESTING_INSTANCES))):
+    for half, (name, instances) in enumerate(TOYS.items()):
         designs = _designs(instances)[::share]
         toys = {(c, i): _arrays(toy(c, i)) for c in range(len(CATEGORIES)) for i in instances}
         rng = np.random.default_rng([SEED, half])
