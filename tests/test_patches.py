@@ -80,7 +80,7 @@ def test_a_bad_folder_is_named(tmp_path: Path, make, message: str) -> None:
     [
         ({"other": np.zeros(3)}, "cannot be read"),
         ({"images": np.zeros((2, 9, 9, 3))}, "images are uint8"),
-        (None, "cannot be read"),
+        (None, "is missing: name another .npz file"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, arrays: dict[str, np.ndarray] | None, message: str) -> None:
@@ -88,6 +88,17 @@ def test_a_bad_file_is_named(tmp_path: Path, arrays: dict[str, np.ndarray] | Non
         np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(DataError, match=message):
         load_patches(str(tmp_path / "a.npz"), train_size=10)
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, images=np.array(natural()))
+    whole = path.read_bytes()
+    np.save(tmp_path / "b.npy", np.zeros(3))
+    for content in (whole[: len(whole) // 2], whole[:-30], b"", (tmp_path / "b.npy").read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"a\.npz cannot be read"):
+            load_patches(str(path), train_size=10)
 
 
 def test_missing_cifar10_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -148,7 +150,11 @@ def _archive(path: Path) -> list[np.ndarray]:
     try:
         with np.load(path) as archive:
             images: Any = archive["images"]
-    except (OSError, KeyError, ValueError) as error:
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path} is missing: name another .npz file; how to make that of CIFAR-10 is in data/README.md."
+        ) from error
+    except (OSError, KeyError, TypeError, ValueError, EOFError, BadZipFile, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}): name an .npz file with an array 'images'.") from error
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or not len(images):
         raise DataError(f"{path} holds {images.dtype} {images.shape}: images are uint8 of [n, height, width, 3].")
