@@ -14,6 +14,7 @@ from torch import Tensor
 
 _PRECONDITIONER_EXAMPLES = 10_000
 _MEMORY = 20
+_RIDGE = 1e-10
 
 Features: TypeAlias = np.ndarray | sparse.csr_array
 
@@ -41,6 +42,9 @@ class LogisticProblem:
     of the first 10,000 examples. Correlated features of unlike scale then cost a fraction of the iterations; the
     minimum is that of the problem as stated. Products with ``x`` run in its precision, all else in float64.
 
+    With more features than examples the minimum lies in the span of the examples, ``W = xᵀ C⁻ᵀ A`` with
+    ``C Cᵀ = x xᵀ``. Then ``x W = C A`` and ``‖W‖ = ‖A‖``: the same problem, with C in place of x.
+
     Args:
         x: features, dense or CSR (shape: [examples, features]), float32 or float64.
         y: classes (shape: [examples]), integers 0 … classes - 1.
@@ -57,6 +61,10 @@ class LogisticProblem:
             raise ValueError("Features hold NaN or infinite values: the encoder they come from has diverged.")
         if len(y) != x.shape[0] or not len(y) or y.min() < 0 or y.max() >= classes:
             raise ValueError(f"Labels must be one for each of {x.shape[0]} examples, from 0 to {classes - 1}.")
+        self._wide: tuple[Features, np.ndarray] | None = None
+        if x.shape[1] > x.shape[0]:
+            factor = _gram_factor(x)
+            self._wide, x = (x, factor), factor.astype(x.dtype)
         self._x, self._transposed = _tensors(x)
         self._y = torch.from_numpy(np.asarray(y, dtype=np.int64))
         self._classes = classes
@@ -76,11 +84,12 @@ class LogisticProblem:
             start: where to start; by default from zero.
         """
         inputs, classes = len(self._mean), self._classes
-        if start is None:
-            start = Solution(np.zeros((inputs, classes)), np.zeros(classes), 0, False)
-        # Centred inputs take the correlation between weights and biases away.
-        bias = start.bias + self._mean @ start.weight
-        p = torch.softmax(self._logits(start.weight, bias), dim=1)
+        weight, bias = np.zeros((inputs, classes)), np.zeros(classes)
+        if start is not None:
+            weight = self._in_span(start.weight)
+            # Centred inputs take the correlation between weights and biases away.
+            bias = start.bias + self._mean @ weight
+        p = torch.softmax(self._logits(weight, bias), dim=1)
         curvature = max(float((p * (1 - p)).mean()), l2)
         factor = np.linalg.cholesky(curvature * self._covariance + l2 * np.eye(inputs))
         scale = np.sqrt(curvature)
@@ -94,7 +103,8 @@ class LogisticProblem:
             nonlocal steepest
             value, by_weight, by_bias = self._value_and_gradient(*unpack(v), l2)
             # Of the problem as stated, whose inputs are not centred.
-            steepest = max(np.abs(by_weight + np.outer(self._mean, by_bias)).max(), np.abs(by_bias).max())
+            stated = self._in_features(by_weight + np.outer(self._mean, by_bias))
+            steepest = max(np.abs(stated).max(), np.abs(by_bias).max())
             by_v = solve_triangular(factor, by_weight, lower=True, check_finite=False)
             return value, np.concatenate([by_v.ravel(), by_bias / scale])
 
@@ -102,7 +112,7 @@ class LogisticProblem:
             if steepest <= tolerance:
                 raise StopIteration
 
-        v, iterations = np.concatenate([(factor.T @ start.weight).ravel(), bias * scale]), 0
+        v, iterations = np.concatenate([(factor.T @ weight).ravel(), bias * scale]), 0
         value_and_gradient(v)
         if steepest > tolerance:
             result = minimize(
@@ -114,7 +124,23 @@ class LogisticProblem:
             v, iterations = result.x, int(result.nit)
             value_and_gradient(v)
         weight, bias = unpack(v)
-        return Solution(weight, bias - self._mean @ weight, iterations, bool(steepest <= tolerance))
+        bias = bias - self._mean @ weight
+        return Solution(self._in_features(weight), bias, iterations, bool(steepest <= tolerance))
+
+    def _in_span(self, weight: np.ndarray) -> np.ndarray:
+        """A of weights W, see the class."""
+        if self._wide is None:
+            return weight
+        x, factor = self._wide
+        return np.asarray(solve_triangular(factor, x @ weight, lower=True, check_finite=False))
+
+    def _in_features(self, a: np.ndarray) -> np.ndarray:
+        """W of its A, and the gradient by W of that by A."""
+        if self._wide is None:
+            return a
+        x, factor = self._wide
+        b = solve_triangular(factor, a, lower=True, trans=1, check_finite=False)
+        return np.asarray((x.T @ b.astype(x.dtype)).astype(np.float64))
 
     def _logits(self, weight: np.ndarray, bias: np.ndarray) -> Tensor:
         shift = torch.from_numpy(bias - self._mean @ weight).to(self._x.dtype)
@@ -138,6 +164,14 @@ class LogisticProblem:
         product = (error.T @ self._x).T if self._transposed is None else self._transposed @ error
         by_weight = product.double().numpy() - np.outer(self._mean, by_bias) + l2 * weight
         return value, by_weight, by_bias
+
+
+def _gram_factor(x: Features) -> np.ndarray:
+    """C of ``C Cᵀ = x xᵀ``, lower-triangular, float64; a trace of a diagonal is added, for examples that repeat."""
+    dense = (x if isinstance(x, np.ndarray) else x.toarray()).astype(np.float64)
+    gram = dense @ dense.T
+    gram.flat[:: len(gram) + 1] += _RIDGE * (float(np.trace(gram)) / len(gram) or 1.0)
+    return np.linalg.cholesky(gram)
 
 
 def _tensors(x: Features) -> tuple[Tensor, Tensor | None]:

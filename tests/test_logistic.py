@@ -128,3 +128,18 @@ def test_nearly_equal_examples_do_not_stall_it() -> None:
 def test_what_cannot_be_fitted_is_refused(x: np.ndarray, y: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LogisticProblem(x, y, 2)
+
+
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
+def test_more_features_than_examples_are_fitted_in_the_span_of_the_examples(form: type) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 300)) * (rng.random((40, 300)) < 0.3) + 0.5
+    x[30:] = x[:10]
+    y = rng.integers(0, 3, 40)
+    problem = LogisticProblem(form(x), y, 3)
+    found = problem.solve(0.01, **TIGHT)
+    direct = LogisticRegression(C=1 / (0.01 * len(y)), tol=1e-10, max_iter=20_000, solver="newton-cg").fit(x, y)
+    assert found.converged
+    assert np.allclose(found.weight.T, direct.coef_, atol=1e-5)
+    assert np.allclose(found.bias - found.bias.mean(), direct.intercept_ - direct.intercept_.mean(), atol=1e-4)
+    assert problem.solve(0.01, **TIGHT, start=found).iterations == 0
