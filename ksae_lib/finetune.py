@@ -22,6 +22,7 @@ from ksae_lib.baselines.dbn import DBN
 from ksae_lib.baselines.kl_sparse import KLSparseAutoencoder
 from ksae_lib.baselines.rbm import RBM
 from ksae_lib.engines import DivergenceError
+from ksae_lib.engines.cpu import mostly_zero
 from ksae_lib.engines.sparse_net import SparseNetEngine
 from ksae_lib.model import KSparseAutoencoder
 from ksae_lib.selection import supp_k
@@ -55,7 +56,8 @@ class FinetuneConfig:
     weight_std: float = 0.01
     """Standard deviation of the Gaussian weights of a net without pre-training."""
     engine: Literal["auto", "reference"] = "auto"
-    """``auto`` trains k-sparse nets by sparse kernels and others by autograd; ``reference``: all by autograd."""
+    """``auto`` trains k-sparse nets on inputs that are mostly zero by sparse kernels, all else by autograd;
+    ``reference``: all by autograd."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -228,8 +230,8 @@ class AutogradNetEngine:
 def make_engine(
     net: DiscriminativeNet, x: np.ndarray, y: np.ndarray, config: FinetuneConfig, fixed: int, noise: torch.Generator
 ) -> NetEngine:
-    """The engine the config names; sparse kernels where every hidden layer is k-sparse."""
-    if config.engine == "auto" and all(layer.kept is not None for layer in net.layers):
+    """The engine the config names; sparse kernels where every hidden layer is k-sparse and most inputs are zero."""
+    if config.engine == "auto" and all(layer.kept is not None for layer in net.layers) and mostly_zero(x):
         return SparseNetEngine(net.layers, net.softmax, x, y, config.batch_size, fixed)
     return AutogradNetEngine(net, x, y, config.batch_size, fixed, noise)
 

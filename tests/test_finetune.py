@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,7 +12,16 @@ from ksae_lib import KSparseAutoencoder
 from ksae_lib.baselines import AutoencoderConfig, DBNConfig, KLSparseConfig, PCAConfig, RBMConfig
 from ksae_lib.engines import DivergenceError
 from ksae_lib.engines.sparse_net import SparseNetEngine
-from ksae_lib.finetune import AutogradNetEngine, DiscriminativeNet, FinetuneConfig, Layer, finetune, new_net, stages
+from ksae_lib.finetune import (
+    AutogradNetEngine,
+    DiscriminativeNet,
+    FinetuneConfig,
+    Layer,
+    finetune,
+    make_engine,
+    new_net,
+    stages,
+)
 
 CLASSES = 4
 
@@ -209,3 +219,22 @@ def test_what_cannot_be_fine_tuned_is_refused() -> None:
         new_net([pca], 20, CLASSES, FinetuneConfig())
     with pytest.raises(ValueError, match="alpha"):
         new_net([KSparseAutoencoder(20, 30, 20)], 20, CLASSES, FinetuneConfig())
+
+
+@pytest.mark.parametrize(
+    ("kept", "zeros", "engine", "chosen"),
+    [
+        (2, 0.8, "auto", SparseNetEngine),
+        (2, 0.2, "auto", AutogradNetEngine),
+        (None, 0.8, "auto", AutogradNetEngine),
+        (2, 0.8, "reference", AutogradNetEngine),
+    ],
+)
+def test_sparse_kernels_are_chosen_for_k_sparse_nets_on_inputs_that_are_mostly_zero(
+    kept: int | None, zeros: float, engine: Literal["auto", "reference"], chosen: type
+) -> None:
+    rng = np.random.default_rng(0)
+    x = (rng.random((50, 8)) * (rng.random((50, 8)) > zeros)).astype(np.float32)
+    net = DiscriminativeNet([Layer(torch.ones(5, 8), torch.zeros(5), "linear", kept)], 2)
+    config = FinetuneConfig(engine=engine)
+    assert type(make_engine(net, x, np.zeros(50, np.int64), config, 0, torch.Generator())) is chosen

@@ -104,6 +104,12 @@ class CpuEngine(Engine):
         return z.numpy()
 
 
+def mostly_zero(x: np.ndarray) -> bool:
+    """Whether sparse products pay for these examples (shape: [examples, inputs]), judged by a thousand of them."""
+    sample = x[:: max(1, len(x) // 1000)]
+    return bool(np.count_nonzero(sample) <= _SPARSE_BELOW * sample.size)
+
+
 class SparseInputs:
     """Non-zero inputs by row (CSR), each row filled up with zeros to whole groups of ``PIXEL_GROUP``."""
 
@@ -121,10 +127,7 @@ class SparseInputs:
     @classmethod
     def of(cls, x: np.ndarray) -> SparseInputs | None:
         """The non-zero inputs, or None where there are too many of them to gain by it."""
-        sample = x[:: max(1, len(x) // 1000)]
-        if np.count_nonzero(sample) > _SPARSE_BELOW * sample.size:
-            return None
-        return cls.all_of(x)
+        return cls.all_of(x) if mostly_zero(x) else None
 
     @classmethod
     def all_of(cls, x: np.ndarray) -> SparseInputs:
