@@ -16,7 +16,6 @@ from ksae_lib.baselines import (
     Baseline,
     BaselineConfig,
     DBNConfig,
-    GaussianDBNConfig,
     GaussianRBMConfig,
     KLSparseConfig,
     PCAConfig,
@@ -44,7 +43,6 @@ SMALL: dict[str, BaselineConfig] = {
     "gaussian_rbm": GaussianRBMConfig(units=8, epochs=3),
     "pcd": RBMConfig(units=8, epochs=3, persistent=True, cd_steps=2),
     "dbn": DBNConfig(units=8, epochs=3),
-    "gaussian_dbn": GaussianDBNConfig(units=8, epochs=3),
     "random_k": RandomKConfig(units=8, k=2),
     "pca": PCAConfig(units=4),
 }
@@ -328,8 +326,7 @@ def test_random_codes_come_from_a_centered_k_sparse_autoencoder_nobody_trained()
 
 def test_sgd_settings_are_shared() -> None:
     assert all(
-        issubclass(METHODS[name], SGDConfig)
-        for name in ("autoencoder", "dbn", "gaussian_dbn", "gaussian_rbm", "kl_sparse", "rbm")
+        issubclass(METHODS[name], SGDConfig) for name in ("autoencoder", "dbn", "gaussian_rbm", "kl_sparse", "rbm")
     )
 
 
@@ -371,22 +368,3 @@ def test_gaussian_rbm_takes_real_inputs_and_lowers_their_free_energy_below_other
     assert history["loss"].iloc[-1] < history["loss"].iloc[0]
     other = torch.from_numpy(rng.permuted(x, axis=1) * rng.choice([-1.0, 1.0], x.shape).astype(np.float32))
     assert rbm.free_energy(torch.from_numpy(x)).mean() < rbm.free_energy(other).mean()
-
-
-def test_gaussian_dbn_is_a_gaussian_machine_under_binary_ones_with_a_rate_of_their_own() -> None:
-    config = GaussianDBNConfig(units=4, learning_rate=0.002, upper_learning_rate=0.1, weight_decay=0.01, epochs=2)
-    below, above = config.layer(0), config.layer(1)
-    assert isinstance(below, GaussianRBMConfig) and not isinstance(above, GaussianRBMConfig)
-    assert (below.learning_rate, above.learning_rate, below.weight_decay, above.weight_decay) == (
-        0.002,
-        0.1,
-        0.01,
-        0.01,
-    )
-    x = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
-    dbn, history = config.fit(x, progress=False)
-    alone, _ = below.fit(x, progress=False)
-    assert torch.equal(dbn.machines[0].weight, alone.weight)
-    assert history["layer"].tolist() == [0, 0, 1, 1]
-    with pytest.raises(ValueError, match="upper_learning_rate"):
-        GaussianDBNConfig(upper_learning_rate=0)

@@ -2,7 +2,7 @@
 
 from ksae_lib.baselines.autoencoder import AutoencoderConfig
 from ksae_lib.baselines.base import Baseline, BaselineConfig
-from ksae_lib.baselines.dbn import DBNConfig, GaussianDBNConfig
+from ksae_lib.baselines.dbn import DBNConfig
 from ksae_lib.baselines.kl_sparse import KLSparseConfig
 from ksae_lib.baselines.rbm import GaussianRBMConfig, RBMConfig
 from ksae_lib.baselines.sanity import PCAConfig, RandomKConfig
@@ -10,7 +10,6 @@ from ksae_lib.baselines.sanity import PCAConfig, RandomKConfig
 METHODS: dict[str, type[BaselineConfig]] = {
     "autoencoder": AutoencoderConfig,
     "dbn": DBNConfig,
-    "gaussian_dbn": GaussianDBNConfig,
     "gaussian_rbm": GaussianRBMConfig,
     "kl_sparse": KLSparseConfig,
     "pca": PCAConfig,
@@ -25,7 +24,6 @@ __all__ = [
     "Baseline",
     "BaselineConfig",
     "DBNConfig",
-    "GaussianDBNConfig",
     "GaussianRBMConfig",
     "KLSparseConfig",
     "PCAConfig",

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
-from ksae_lib.baselines.base import Baseline, check_examples, check_positive, encode_all
-from ksae_lib.baselines.rbm import RBM, GaussianRBMConfig, RBMConfig
+from ksae_lib.baselines.base import Baseline, check_examples, encode_all
+from ksae_lib.baselines.rbm import RBM, RBMConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,29 +49,6 @@ class DBNConfig(RBMConfig):
         return dbn, pd.concat(histories, ignore_index=True)
 
 
-@dataclass(frozen=True, kw_only=True)
-class GaussianDBNConfig(DBNConfig):
-    """A deep belief network on real inputs: the lowest machine has Gaussian visible units."""
-
-    method: str = "gaussian_dbn"
-    weight_decay: float = 0.0002
-    learning_rate: float = 0.001
-    upper_learning_rate: float = 0.05
-    """Of the binary machines above the lowest."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive("upper_learning_rate", self.upper_learning_rate)
-
-    def layer(self, number: int) -> RBMConfig:
-        """Config of one machine, counted from 0; each has a seed of its own."""
-        binary = super().layer(number)
-        if number > 0:
-            return replace(binary, learning_rate=self.upper_learning_rate)
-        shared = {f.name: getattr(binary, f.name) for f in fields(RBMConfig) if f.name != "method"}
-        return GaussianRBMConfig(**shared)
-
-
 class DBN(Baseline):
     """A stack of restricted Boltzmann machines, used upwards only.
 
@@ -83,7 +60,7 @@ class DBN(Baseline):
     def __init__(self, inputs: int, config: DBNConfig) -> None:
         super().__init__()
         sizes = [inputs] + [config.units] * config.layers
-        self.machines = nn.ModuleList(config.layer(i).build(sizes[i]) for i in range(config.layers))
+        self.machines = nn.ModuleList(RBM(sizes[i], config.layer(i)) for i in range(config.layers))
 
     def encode(self, x: Tensor) -> Tensor:
         """Probabilities of the top layer (shape: [batch, units])."""
