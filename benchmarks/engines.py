@@ -1,6 +1,7 @@
-"""Seconds per MNIST epoch of the engines, beside the floor this machine's arithmetic and memory set.
+"""Seconds per epoch of the engines, beside the floor this machine's arithmetic and memory set.
 
-An epoch is 50,000 images × 784 pixels, 1000 units, batches of 100, float32. It is not run whole: every
+An epoch is MNIST's 50,000 images × 784 pixels with 1000 units, or NORB's 20,000 pairs × 2048 pixels (of its
+stand-in, toy NORB) with 4000 units; batches of 100, float32. It is not run whole: every
 round times the same short slice of an epoch for each engine in turn, so that a machine whose speed
 drifts or is shared hurts all of them alike, and seconds are scaled up by steps. Figures are medians over
 the rounds, the ratio and the floor being formed within a round first. Both engines go on from the same
@@ -8,9 +9,9 @@ state, reached by warm-up steps that also pay for compilation.
 
 The floor is that of a *dense* encode product, at the rate of a large float32 product measured in the same
 round, plus reading and writing weights and velocities once per step, at the rate of a numba kernel that
-does this with arrays of their size (6 MB, so caches count): v ← m v, w ← w + v, all that is left of an
-update without gradients. The cpu engine leaves out the zero pixels, so it can go below that; a second
-floor counts the others only.
+does this with arrays of their size (MNIST: 6 MB, so caches count; NORB: 66 MB): v ← m v, w ← w + v, all that
+is left of an update without gradients. On MNIST the cpu engine leaves out the zero pixels, so it can go below
+that; a second floor counts the others only.
 
 Torch's threads (reference) and numba's (cpu) live in one process here. Threads that have just finished
 can spin for a while in case more work comes, hence the pause before each slice. Alone in its process (2
@@ -29,32 +30,54 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba as nb
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from ksae_lib.datasets import load_mnist
 from ksae_lib.engines import TrainConfig, make_engine, new_model
 from ksae_lib.engines.base import Engine
+from ksae_lib.execute import load_data
 from ksae_lib.files import write_text
+from ksae_lib.plan import DataConfig
 
-EPOCH = 50_000
 WARM_UP_STEPS = 200
 _PRODUCT_SIZE = 2048
 _PAUSE_SECONDS = 0.02
 _CPUINFO = Path("/proc/cpuinfo")
-_CONFIGS = {
-    "reference": TrainConfig(engine="reference"),
-    "cpu": TrainConfig(engine="cpu"),
-    "cpu_bfloat16": TrainConfig(engine="cpu", support_dtype="bfloat16"),
+_ENGINES: dict[str, dict[str, Any]] = {
+    "reference": {"engine": "reference"},
+    "cpu": {"engine": "cpu"},
+    "cpu_bfloat16": {"engine": "cpu", "support_dtype": "bfloat16"},
 }
 Rounds = dict[str, list[float]]
 
 
-def benchmark(x: np.ndarray, ks: Sequence[int], seconds: float, steps: int) -> dict[str, dict[str, Any]]:
+class Task(NamedTuple):
+    """What is trained: data, how many of them make an epoch, and the settings that k is added to."""
+
+    data: DataConfig
+    epoch: int
+    train: TrainConfig
+    ks: tuple[int, ...]
+
+
+TASKS = {
+    "mnist": Task(DataConfig(), 50_000, TrainConfig(), (25, 100)),
+    "norb": Task(
+        DataConfig(name="toy_norb", share=31, train_size=600, validation_size=100, test_size=100),
+        20_000,
+        TrainConfig(units=4000, learning_rate=0.0001),
+        (75, 150, 200),
+    ),
+}
+
+
+def benchmark(
+    x: np.ndarray, ks: Sequence[int], seconds: float, steps: int, task: Task = TASKS["mnist"]
+) -> dict[str, dict[str, Any]]:
     """Time the engines.
 
     Args:
@@ -62,14 +85,15 @@ def benchmark(x: np.ndarray, ks: Sequence[int], seconds: float, steps: int) -> d
         ks: units kept, one row of results each.
         seconds: no round starts later than this after the first; there is at least one.
         steps: length of a timed slice.
+        task: settings and length of an epoch.
 
     Returns:
-        Results by k as a string, and ``hardware``.
+        Results by k as a string, ``task`` and ``hardware``.
     """
-    slices = [_Slices(x, k, steps) for k in ks]
+    slices = [_Slices(x, k, steps, task) for k in ks]
     peaks: Rounds = {"flop_per_s": [], "bytes_per_s": []}
-    update_s = _update_timer(_CONFIGS["cpu"].units, x.shape[1])
-    update_bytes = 4 * _CONFIGS["cpu"].units * x.shape[1] * 4
+    update_s = _update_timer(task.train.units, x.shape[1])
+    update_bytes = 4 * task.train.units * x.shape[1] * 4
     started = time.perf_counter()
     rounds = 0
     with tqdm(desc="Timing", unit=" rounds", disable=None, leave=False) as bar:
@@ -82,6 +106,10 @@ def benchmark(x: np.ndarray, ks: Sequence[int], seconds: float, steps: int) -> d
             bar.update()
     density = np.count_nonzero(x) / x.size
     results = {str(one.k): one.result(peaks, density) for one in slices}
+    results["task"] = {
+        "data": task.data.title, "examples": task.epoch, "inputs": x.shape[1], "units": task.train.units,
+        "batch_size": task.train.batch_size,
+    }  # fmt: skip
     results["hardware"] = hardware() | {
         "sgemm_gflop_per_s": rounded(median(peaks["flop_per_s"]) / 1e9),
         "update_gbyte_per_s": rounded(median(peaks["bytes_per_s"]) / 1e9),
@@ -93,17 +121,19 @@ def benchmark(x: np.ndarray, ks: Sequence[int], seconds: float, steps: int) -> d
 class _Slices:
     """The engines at one k, and how long their slices took."""
 
-    def __init__(self, x: np.ndarray, k: int, steps: int) -> None:
+    def __init__(self, x: np.ndarray, k: int, steps: int, task: Task) -> None:
         self.k = k
+        self.task = task
         self.steps = steps
         self.x = x
         self.rng = np.random.default_rng(0)
-        self.engines = {name: self._engine(config) for name, config in _CONFIGS.items()}
+        self.engines = {
+            name: self._engine(replace(task.train, k=k, k_start=None, **changes)) for name, changes in _ENGINES.items()
+        }
         self.seconds: Rounds = {name: [] for name in self.engines}
         self._warm_up()
 
     def _engine(self, config: TrainConfig) -> Engine:
-        config = replace(config, k=self.k, k_start=None)
         return make_engine(new_model(config, self.x), self.x, config)
 
     def _warm_up(self) -> None:
@@ -119,10 +149,10 @@ class _Slices:
             self._run(engine, order)
 
     def _order(self, steps: int) -> np.ndarray:
-        return self.rng.integers(len(self.x), size=steps * TrainConfig.batch_size)
+        return self.rng.integers(len(self.x), size=steps * self.task.train.batch_size)
 
     def _run(self, engine: Engine, order: np.ndarray) -> None:
-        engine.run_epoch(order, self.k, TrainConfig.learning_rate, TrainConfig.momentum)
+        engine.run_epoch(order, self.k, self.task.train.learning_rate, self.task.train.momentum)
 
     def round(self) -> None:
         """Time one slice of each engine, the same examples for all."""
@@ -131,13 +161,14 @@ class _Slices:
             time.sleep(_PAUSE_SECONDS)
             started = time.perf_counter()
             self._run(engine, order)
-            self.seconds[name].append((time.perf_counter() - started) * EPOCH / len(order))
+            self.seconds[name].append((time.perf_counter() - started) * self.task.epoch / len(order))
 
     def result(self, peaks: Rounds, density: float) -> dict[str, Any]:
         """Medians and quartiles, with the floors the ``peaks`` of the same rounds set."""
-        weights = TrainConfig.units * self.x.shape[1]
-        steps_per_epoch = EPOCH // TrainConfig.batch_size
-        encode_s = [2 * weights * EPOCH / rate for rate in peaks["flop_per_s"]]
+        train, epoch = self.task.train, self.task.epoch
+        weights = train.units * self.x.shape[1]
+        steps_per_epoch = epoch // train.batch_size
+        encode_s = [2 * weights * epoch / rate for rate in peaks["flop_per_s"]]
         update_s = [4 * weights * 4 * steps_per_epoch / rate for rate in peaks["bytes_per_s"]]
         figures = {f"{name}_s_per_epoch": seconds for name, seconds in self.seconds.items()} | {
             "ratio": [r / c for r, c in zip(self.seconds["reference"], self.seconds["cpu"], strict=True)],
@@ -213,9 +244,9 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         "floor": "floor_s_per_epoch",
         "sparse floor": "sparse_floor_s_per_epoch",
     }
-    rows = {k: row for k, row in results.items() if k != "hardware"}
+    rows = {k: row for k, row in results.items() if k.isdigit()}
     first = next(iter(rows.values()))
-    machine = results["hardware"]
+    task, machine = results["task"], results["hardware"]
     cells = [["k", *columns]]
     for k, row in rows.items():
         cells.append([k, *(f"{row[name]:.3f}" for name in columns.values())])
@@ -223,8 +254,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     lines = ["".join(f"{cell:>15}" if i else f"{cell:>4}" for i, cell in enumerate(line)) for line in cells]
     return "\n".join(
         [
-            f"Seconds per MNIST epoch ({EPOCH:,} images, {TrainConfig.units} units, batches of "
-            f"{TrainConfig.batch_size}, float32) and ratio = reference / cpu",
+            f"Seconds per epoch ({task['data']}: {task['examples']:,} × {task['inputs']}, {task['units']} units, "
+            f"batches of {task['batch_size']}, float32) and ratio = reference / cpu",
             "",
             *lines,
             "",
@@ -257,19 +288,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.engines",
-        description="Seconds per MNIST epoch of the engines, extrapolated from slices of an epoch.",
+        description="Seconds per epoch of the engines, extrapolated from slices of an epoch.",
     )
-    parser.add_argument("--k", type=int, nargs="+", default=[25, 100], help="units kept (default: 25 100)")
+    parser.add_argument("--task", choices=TASKS, default="mnist", help="data and sizes (default: mnist)")
+    parser.add_argument("--k", type=int, nargs="+", help="units kept (default: 25 100; norb: 75 150 200)")
     parser.add_argument("--seconds", type=float, default=30.0, help="time for the timed rounds (default: 30)")
     parser.add_argument("--steps", type=int, default=25, help="steps in a timed slice (default: 25)")
     output_options(parser)
     options = parser.parse_args(arguments)
     if options.steps < 1:
         parser.error(f"--steps {options.steps} is not possible: it must be at least 1.")
-    for k in options.k:
-        if not 1 <= k <= TrainConfig.units:
-            parser.error(f"--k {k} is not possible: choose numbers from 1 to {TrainConfig.units}.")
-    results = benchmark(load_mnist().train_x, options.k, options.seconds, options.steps)
+    task = TASKS[options.task]
+    ks = options.k or task.ks
+    for k in ks:
+        if not 1 <= k <= task.train.units:
+            parser.error(f"--k {k} is not possible: choose numbers from 1 to {task.train.units}.")
+    results = benchmark(load_data(task.data).train_x, ks, options.seconds, options.steps, task)
     present(results, table, options)
 
 

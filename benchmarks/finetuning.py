@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.engines import EPOCH, hardware, output_options, present, rounded
+from benchmarks.engines import TASKS, hardware, output_options, present, rounded
 from ksae_lib import KSparseAutoencoder
 from ksae_lib.baselines import AutoencoderConfig
 from ksae_lib.baselines.autoencoder import Autoencoder
@@ -80,7 +80,7 @@ def benchmark(x: np.ndarray, y: np.ndarray, seconds: float, steps: int) -> dict[
             time.sleep(_PAUSE_SECONDS)
             begun = time.perf_counter()
             engine.run_epoch(order, _RATE, _MOMENTUM)
-            times[name].append((time.perf_counter() - begun) * EPOCH / size)
+            times[name].append((time.perf_counter() - begun) * TASKS["mnist"].epoch / size)
     ratios = {
         "dense_over_k_sparse": [d / k for d, k in zip(times["dense"], times["k_sparse"], strict=True)],
         "deep_dense_over_deep_k_sparse": [

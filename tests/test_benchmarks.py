@@ -16,7 +16,7 @@ def few_examples(monkeypatch):
     """A fifth of the pixels not zero, as in MNIST, and hardly any warm-up."""
     rng = np.random.default_rng(0)
     x = (rng.random((200, 49)) * (rng.random((200, 49)) < 0.2)).astype(np.float32)
-    monkeypatch.setattr(engines, "load_mnist", lambda: SimpleNamespace(train_x=x))
+    monkeypatch.setattr(engines, "load_data", lambda config: SimpleNamespace(train_x=x))
     monkeypatch.setattr(engines, "WARM_UP_STEPS", 2)
     monkeypatch.setattr(engines, "_PRODUCT_SIZE", 64)
 
@@ -27,7 +27,7 @@ def test_json_is_one_object_with_the_promised_keys(few_examples, capfd, tmp_path
     printed = capfd.readouterr().out
     results = json.loads(printed)
     assert json.loads(file.read_text()) == results
-    assert list(results) == ["3", "5", "hardware"]
+    assert list(results) == ["3", "5", "task", "hardware"]
     for k in ("3", "5"):
         assert results[k].keys() >= FIGURES | {"cpu_bfloat16_s_per_epoch"}
         assert all(results[k][name] > 0 for name in FIGURES)
@@ -39,13 +39,13 @@ def test_json_is_one_object_with_the_promised_keys(few_examples, capfd, tmp_path
 
 
 def test_ratio_is_reference_over_cpu(few_examples):
-    x = engines.load_mnist().train_x
+    x = engines.load_data(None).train_x
     row = engines.benchmark(x, [4], seconds=0, steps=2)["4"]
     assert row["ratio"] == pytest.approx(row["reference_s_per_epoch"] / row["cpu_s_per_epoch"], rel=2e-3)
 
 
 def test_engines_are_timed_from_the_same_state_on_the_same_examples(few_examples):
-    one = engines._Slices(engines.load_mnist().train_x, 4, steps=2)
+    one = engines._Slices(engines.load_data(None).train_x, 4, 2, engines.TASKS["mnist"])
     one.round()
     weights = [engine.model.weight.detach() for engine in one.engines.values()]
     assert not np.allclose(weights[0], engines.new_model(engines.TrainConfig(), one.x).weight.detach())
@@ -55,13 +55,15 @@ def test_engines_are_timed_from_the_same_state_on_the_same_examples(few_examples
 def test_rounds_go_on_until_the_time_is_spent(few_examples, monkeypatch):
     readings_per_round = 2 * 3 + 2 * 3 + 2 * 20 + 1
     monkeypatch.setattr(engines, "time", SimpleNamespace(perf_counter=count().__next__, sleep=lambda seconds: None))
-    row = engines.benchmark(engines.load_mnist().train_x, [4], seconds=2.5 * readings_per_round, steps=1)["4"]
+    row = engines.benchmark(engines.load_data(None).train_x, [4], seconds=2.5 * readings_per_round, steps=1)["4"]
     assert row["rounds"] == 3
 
 
-def test_table_is_aligned_and_names_the_floor(few_examples, capsys):
-    engines.main(["--k", "3", "--seconds", "0", "--steps", "1"])
+@pytest.mark.parametrize(("task", "size"), [("mnist", "50,000 × 49, 1000 units"), ("norb", "20,000 × 49, 4000 units")])
+def test_table_is_aligned_and_names_the_task_and_the_floor(few_examples, capsys, task, size):
+    engines.main(["--task", task, "--k", "3", "--seconds", "0", "--steps", "1"])
     lines = capsys.readouterr().out.splitlines()
+    assert size in lines[0]
     assert len({len(line) for line in lines[2:5]}) == 1
     assert "dense encode product" in "\n".join(lines)
 
