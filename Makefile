@@ -1,4 +1,4 @@
-# make reproduce   set up if needed, train every row and figure of the paper's MNIST experiments, write results/quick/
+# make reproduce   set up if needed, train every row and figure of the paper's experiments, write results/quick/
 # make everything  the same and the rows beyond the paper
 # make test        set up if needed, run every check that CI runs
 # make lab         set up if needed, open JupyterLab on the notebooks
@@ -8,11 +8,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 PROFILE ?= quick
+PAPER := filters,features,finetuning,activities,norb_filters,norb_features,norb_finetuning,patches
 
 .PHONY: reproduce everything test lab report lint notebooks fresh citation clean
 
 reproduce: $(READY)
-	$(BIN)/ksae reproduce --profile $(PROFILE) --only filters,features,finetuning,activities
+	$(BIN)/ksae reproduce --profile $(PROFILE) --only $(PAPER)
 
 everything: $(READY)
 	$(BIN)/ksae reproduce --profile $(PROFILE)

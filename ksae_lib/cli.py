@@ -54,10 +54,10 @@ def _reproduce(options: argparse.Namespace) -> None:
     study = _study(options)
     run_workflow(study, only=options.only, jobs=options.jobs, force=options.force, resume=options.resume)
     from ksae_lib.report import error_table, markdown
-    from ksae_lib.report.tables import readable
+    from ksae_lib.report.tables import readable, table_title
 
     for number in sorted({row.table for e in study.plan.experiments for row in e.rows}):
-        print(f"\nTable {number}, profile {study.plan.profile} (errors in percent on the test set):\n")
+        print(f"\n{table_title(study, number)}, profile {study.plan.profile} (errors in percent on the test set):\n")
         print(markdown(readable(error_table(study, number))))
     for what, folder in (
         ("tables", study.tables),
@@ -113,7 +113,7 @@ def _notebook(options: argparse.Namespace) -> None:
     execute_notebook(
         project_root() / "notebooks" / f"{experiment.notebook}.ipynb",
         output,
-        {"profile": study.plan.profile, "seeds": study.plan.seeds, "dataset": experiment.dataset},
+        {"profile": study.plan.profile, "seeds": study.plan.seeds, "dataset": study.data_name(experiment)},
         study.folder.parent,
     )
     print(f"{options.name}: {os.path.relpath(output)}")
@@ -129,7 +129,7 @@ def _data_verify(options: argparse.Namespace) -> None:
 
 
 def _data_get(options: argparse.Namespace) -> None:
-    folder = options.root or default_root() / "NORB"
+    folder = (options.root or default_root()) / "NORB"
     if options.source is not None:
         take(OFFICIAL, folder, options.source)
     else:
@@ -158,7 +158,10 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _study(options: argparse.Namespace) -> Study:
-    return Study(options.profile, options.results, options.seeds, options.dataset)
+    study = Study(options.profile, options.results, options.seeds, options.dataset)
+    if options.dataset and not any(experiment.dataset == "norb" for experiment in study.plan.experiments):
+        raise PlanError(f"Profile {options.profile} has no experiment on NORB: leave --dataset out.")
+    return study
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -228,9 +231,10 @@ def _parser() -> argparse.ArgumentParser:
 
     get = actions.add_parser("get", help="fetch small NORB (263 MB), verified; goes on where it was interrupted")
     get.add_argument("name", choices=["norb"], help="the data set")
-    get.add_argument("--base-url", help="address of a folder that has the files, tried before the official ones")
-    get.add_argument("--from", dest="source", type=Path, help="copy from this folder instead")
-    get.add_argument("--root", type=Path, help="folder for the files (default: data/NORB)")
+    origin = get.add_mutually_exclusive_group()
+    origin.add_argument("--base-url", help="address of a folder that has the files, tried before the official ones")
+    origin.add_argument("--from", dest="source", type=Path, help="copy from this folder instead")
+    get.add_argument("--root", type=Path, help="folder that gets NORB/ (default: data/)")
     get.set_defaults(command=_data_get)
 
     made = command(

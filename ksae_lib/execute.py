@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ksae_lib import metrics
 from ksae_lib.baselines import Baseline
 from ksae_lib.datasets import Dataset, load_mnist
 from ksae_lib.datasets.mnist import default_root
-from ksae_lib.datasets.norb import load_norb
+from ksae_lib.datasets.norb import are_official, load_norb
 from ksae_lib.datasets.patches import load_patches
 from ksae_lib.datasets.toy_norb import toy_norb_folder
 from ksae_lib.engines import train
@@ -41,7 +42,11 @@ def load_data(config: DataConfig) -> Dataset:
     if config.source is not None:
         return load_patches(config.source, **sizes)
     folder = toy_norb_folder(share=config.share or 1) if config.is_stand_in else default_root() / "NORB"
-    return load_norb(folder, recipe=config.recipe or "printed", split=config.split or "random", **sizes)
+    data = load_norb(folder, recipe=config.recipe or "printed", split=config.split or "random", **sizes)
+    if config.is_stand_in:
+        return data
+    files = "official archives" if are_official(folder) else "unpacked, not verified"
+    return replace(data, preprocessing={**data.preprocessing, "files": files})
 
 
 def obtain(

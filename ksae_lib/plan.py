@@ -369,6 +369,8 @@ class Plan:
     seeds: int
     experiments: tuple[Experiment, ...]
     claims: tuple[Claim, ...] = ()
+    elsewhere: tuple[str, ...] = ()
+    """Names of experiments that other profiles have and this one has not."""
 
     def experiment(self, name: str) -> Experiment:
         """The experiment of that name, or that a notebook of that name is executed for.
@@ -383,13 +385,14 @@ class Plan:
         raise PlanError(f"There is no experiment {name!r} in profile {self.profile}: choose one of {names}.")
 
     def shown_by(self, notebook: str, dataset: str) -> Experiment:
-        """The experiment on a data set that a notebook shows.
+        """The experiment on a data set, of NORB also by the name of its stand-in, that a notebook shows.
 
         Raises:
             PlanError: there is none.
         """
+        wanted = "norb" if dataset in NORB else dataset
         for experiment in self.experiments:
-            if (experiment.notebook, experiment.dataset) == (notebook, dataset):
+            if (experiment.notebook, experiment.dataset) == (notebook, wanted):
                 return experiment
         raise PlanError(f"Profile {self.profile} has no experiment on {dataset!r} for notebook {notebook}.")
 
@@ -442,7 +445,10 @@ def load_plan(profile: str, seeds: int | None = None, path: Path | None = None, 
         for name, spec in document["experiments"].items()
         if profile in spec["profiles"]
     )
-    return Plan(profile, seeds, experiments, tuple(_make(Claim, claim) for claim in document.get("claims", [])))
+    elsewhere = tuple(name for name, spec in document["experiments"].items() if profile not in spec["profiles"])
+    return Plan(
+        profile, seeds, experiments, tuple(_make(Claim, claim) for claim in document.get("claims", [])), elsewhere
+    )
 
 
 class _Profile:
@@ -452,9 +458,8 @@ class _Profile:
         part = {**settings, **settings.get(data, {})}
         name = norb if data == "norb" else data
         self.seeds = seeds
-        # Only the stand-in can be made smaller than it is.
-        wanted = {key: value for key, value in part.get("data", {}).items() if key != "share" or name == "toy_norb"}
-        self.data = _make(DataConfig, {**wanted, "name": name})
+        size = part.get("stand_in", {}) if name == "toy_norb" else {}
+        self.data = _make(DataConfig, {**part.get("data", {}), **size, "name": name})
         self.train = _make(TrainConfig, part["train"])
         self.baseline = part.get("baseline", {})
         self.finetune = _make(FinetuneConfig, part.get("finetune", {}))

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ksae_lib.plan import Plan, Quoted, ReadoutRun, Row, Sweep, load_plan
+from ksae_lib.plan import NORB, Experiment, Plan, Quoted, ReadoutRun, Row, Sweep, load_plan
 from ksae_lib.runs import RunStore, StoredRun
 
 _MOST_SEEDS = 100
@@ -45,11 +45,15 @@ class Study:
         self.norb = norb or ("norb" if any(self.store.root.glob("*-norb-*")) else "toy_norb")
         self.plan: Plan = load_plan(profile, seeds, norb=self.norb)
 
-    def on(self, norb: str | None) -> Study:
-        """The same profile with experiments on NORB on NORB itself or on its stand-in; None: as it is."""
-        if norb in (None, self.norb):
+    def on(self, dataset: str | None) -> Study:
+        """The same profile with experiments on NORB on ``norb`` or ``toy_norb``; other data, or None: as it is."""
+        if dataset not in NORB or dataset == self.norb:
             return self
-        return Study(self.plan.profile, self.folder.parent, self.plan.seeds, norb)
+        return Study(self.plan.profile, self.folder.parent, self.plan.seeds, dataset)
+
+    def data_name(self, experiment: Experiment) -> str:
+        """What a notebook is told to show the experiment on: ``mnist``, ``norb``, ``toy_norb``, ``patches``."""
+        return self.norb if experiment.dataset == "norb" else experiment.dataset
 
     @property
     def figures(self) -> Path:

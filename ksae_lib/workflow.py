@@ -19,7 +19,7 @@ from ksae_lib.study import Study, project_root
 
 _SHARED = ("model.py", "selection.py", "metrics.py", "readout.py", "logistic.py", "execute.py", "datasets/*.py")
 _CODE = {
-    "train": (*_SHARED, "schedule.py", "engines/*.py"),
+    "train": (*_SHARED, "schedule.py", "engines/*.py", "gabor.py"),
     "baseline": (*_SHARED, "schedule.py", "baselines/*.py"),
     "readout": (*_SHARED, "baselines/base.py"),
     "finetune": (*_SHARED, "schedule.py", "engines/*.py", "baselines/*.py", "finetune.py"),
@@ -35,13 +35,16 @@ class WorkflowError(RuntimeError):
 def selected(plan: Plan, only: str | Sequence[str] | None) -> tuple[Experiment, ...]:
     """The experiments named in ``only`` (names or notebooks, also separated by commas), or all.
 
+    Names of experiments that only other profiles have are passed over.
+
     Raises:
-        PlanError: a name is unknown.
+        PlanError: a name is unknown, or this profile has none of them.
     """
     if not only:
         return plan.experiments
-    names = only.split(",") if isinstance(only, str) else only
-    return tuple(plan.experiment(name.strip()) for name in names)
+    names = [name.strip() for name in (only.split(",") if isinstance(only, str) else only)]
+    here = [name for name in names if name not in plan.elsewhere] or names
+    return tuple(plan.experiment(name) for name in here)
 
 
 def code_digest(part: str) -> str:

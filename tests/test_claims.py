@@ -65,6 +65,13 @@ def put(
         )
 
 
+def test_claims_on_the_stand_in_say_so(tmp_path: Path) -> None:
+    records = [record for record in claims(Study("quick", tmp_path)) if "toy" in record["id"]]
+    assert [record["id"].split()[0] for record in records] == ["C3", "C5", "C8"]
+    for record in records:
+        assert record["id"].endswith("on toy NORB (stand-in)") and record["claim"].startswith("Toy NORB (stand-in): ")
+
+
 def verdicts(study: Study) -> dict[str, str]:
     return {record["id"]: record["verdict"] for record in claims(study)}
 
@@ -82,7 +89,7 @@ def test_verdicts_follow_from_the_runs(tmp_path: Path) -> None:
         put(study, name, [1.5 if name in best else 3.0] * 3, dataset="norb")
     got = verdicts(study)
     assert (got["C3"], got["C8 on NORB"], got["C5 on NORB"]) == ("not tested",) * 3, "the stand-in is not NORB"
-    assert (got["C3 on toy NORB"], got["C8 on toy NORB"]) == ("validated", "validated")
+    assert (got["C3 on toy NORB (stand-in)"], got["C8 on toy NORB (stand-in)"]) == ("validated", "validated")
     curve = {1.0: 2.0, 2.0: 1.8, 3.0: 1.5, 4.0: 1.7}
     for row in rows(study, 1, 3):
         name = " | ".join(filter(None, (row.method, row.variant)))
@@ -159,12 +166,16 @@ def test_filters_and_codes_are_compared_by_their_measures(tmp_path: Path) -> Non
         metrics = {"sparsity": {"hoyer": 0.9 if label.endswith("15") else 0.5}, "effective_area_median": 0.1, "seed": 0}
         study.store.save(encoder, metrics, pd.DataFrame({"epoch": []}), replace=True)
     got = verdicts(study)
-    assert (got["C5"], got["C11"], got["C5 on toy NORB"]) == ("validated", "validated", "not tested")
+    assert (got["C5"], got["C11"], got["C5 on toy NORB (stand-in)"]) == ("validated", "validated", "not tested")
     for run in study.plan.experiment("norb_filters").filters:
         area = {"effective_area_median": run.train.k / 1000, "seed": 0}
         study.store.save(run, area, pd.DataFrame({"epoch": []}))
     got = verdicts(study)
-    assert (got["C5"], got["C5 on toy NORB"], got["C5 on NORB"]) == ("validated", "contradicted", "not tested")
+    assert (got["C5"], got["C5 on toy NORB (stand-in)"], got["C5 on NORB"]) == (
+        "validated",
+        "contradicted",
+        "not tested",
+    )
     first = study.plan.experiment("filters").filters[-1]
     study.store.save(first, {"effective_area_median": 0.01, "seed": 0}, pd.DataFrame({"epoch": []}), replace=True)
     assert verdicts(study)["C5"] == "partially supported"

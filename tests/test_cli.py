@@ -12,6 +12,7 @@ import pytest
 
 from ksae_lib import cli, execute
 from ksae_lib.files import atomic_path
+from ksae_lib.plan import PlanError
 from ksae_lib.study import Study
 from ksae_lib.workflow import WorkflowError, drop_stale_stamps, run_workflow, selected, stamp, write_stamp
 
@@ -67,15 +68,20 @@ def test_a_readout_trains_its_encoder_and_reports_its_error(tmp_path: Path, caps
         (["run", "--profile", "tiny"], "choose one of smoke, quick, paper"),
         (["reproduce", "--profile", "smoke", "--only", "figures"], "There is no experiment 'figures'"),
         (["reproduce", "--profile", "smoke", "--seeds", "0"], "seeds = 0 is not possible"),
-        (["notebook", "09_nothing", "--profile", "smoke"], "09_nothing.ipynb is missing"),
+        (["notebook", "09_nothing", "--profile", "smoke"], "There is no experiment '09_nothing'"),
         (["data", "verify", "--root", "nowhere"], "train-images-idx3-ubyte.gz is missing"),
+        (["data", "get", "norb", "--from", "nowhere"], "training-dat.mat.gz is missing: --from takes a folder"),
+        (["data", "get", "norb", "--base-url", "nowhere"], "nowhere is not an address"),
+        (["run", "--profile", "paper", "--dataset", "norb"], "Profile paper has no experiment on NORB"),
         (["report", "--check", "--profile", "smoke"], "table1.csv is missing or out of date"),
     ],
 )
 def test_a_users_mistake_ends_in_one_sentence_and_status_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    where = [] if arguments[0] == "data" else ["--results", str(tmp_path)]
+    where = ["--results", str(tmp_path)]
+    if arguments[0] == "data":
+        where = [] if "--root" in arguments else ["--root", str(tmp_path)]
     assert cli.main([*arguments, *where]) == 1
     error = capsys.readouterr().err
     assert error.startswith("ksae: ")
@@ -131,6 +137,29 @@ def test_selected_takes_names_and_notebooks() -> None:
     plan = Study("paper").plan
     assert [e.name for e in selected(plan, "epochs,02_unsupervised_table")] == ["epochs", "features"]
     assert selected(plan, None) == plan.experiments
+    assert [e.name for e in selected(plan, "norb_features,filters")] == ["filters"], "paper has nothing on NORB"
+    with pytest.raises(PlanError, match="no experiment 'norb_features' in profile paper"):
+        selected(plan, "norb_features")
+
+
+@pytest.mark.parametrize("dataset", ["norb", "toy_norb"])
+def test_a_notebook_is_told_which_form_of_norb_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: str
+) -> None:
+    told = {}
+
+    def execute_notebook(source: Path, output: Path, parameters: dict[str, object], results: Path) -> Path:
+        told[output.stem] = parameters["dataset"]
+        return output
+
+    monkeypatch.setattr(cli, "execute_notebook", execute_notebook)
+    for name in ("02_unsupervised_table_norb", "02_unsupervised_table"):
+        where = ["--profile", "smoke", "--results", str(tmp_path), "--dataset", dataset]
+        assert cli.main(["notebook", name, *where]) == 0
+    assert told == {"02_unsupervised_table_norb": dataset, "02_unsupervised_table": "mnist"}
+    study = Study("smoke", tmp_path)
+    assert study.on(dataset).norb == dataset and study.on("mnist") is study
+    assert study.on(dataset).plan.shown_by("02_unsupervised_table", dataset).rows[0].runs[0].data.name == dataset
 
 
 def test_an_interrupt_that_snakemake_lost_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +229,7 @@ def test_reproduce_goes_on_after_ctrl_c_does_nothing_when_done_and_remakes_what_
         "tables/table1.csv",
     ):
         assert (study.folder / name).exists()
-    assert "Table 1, profile smoke" in output
+    assert "Table 1, MNIST, profile smoke" in output
 
     third = reproduce(tmp_path)
     output, _ = third.communicate(timeout=120)

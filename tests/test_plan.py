@@ -82,6 +82,8 @@ def test_experiments_on_norb_run_on_the_stand_in_or_on_norb() -> None:
         assert {run.data.name for run in experiment.runs()} == {name}
         assert all(f"-{name}-" in run.run_id for run in experiment.runs())
     assert toy.experiment("features") == real.experiment("features")
+    sizes = [plan.experiment("norb_features").rows[0].runs[0].data for plan in (toy, real)]
+    assert (sizes[0].share, sizes[0].is_whole, sizes[1].share, sizes[1].is_whole) == (3, False, None, True)
     full = load_plan("full", norb="norb").experiment("norb_features").rows[-1].runs[0]
     assert full.data.is_whole and isinstance(full.encoder, TrainRun)
     assert (full.encoder.train.units, full.encoder.train.learning_rate, full.encoder.train.epochs) == (4000, 1e-4, 5000)
@@ -140,12 +142,12 @@ def test_every_method_of_a_search_has_as_many_trials(experiment: str, trials: in
 
 def test_the_rows_have_the_settings_that_the_search_found_best() -> None:
     stored = Study("search", project_root() / "results")
-    rows = {(r.method, r.variant): r for e in load_plan("quick").experiments if e.dataset == "mnist" for r in e.rows}
+    rows = {(e.dataset, r.method, r.variant): r for e in load_plan("quick").experiments for r in e.rows}
     for experiment in stored.plan.experiments:
         for search in experiment.searches:
             errors = [stored.store.load(run).metrics["validation_error"] for _, run in search.trials]
             settings, _ = search.trials[errors.index(min(errors))]
-            run = rows[search.method, search.variant].runs[0]
+            run = rows[experiment.dataset, search.method, search.variant].runs[0]
             config: object
             if isinstance(run, FinetuneRun):
                 config = run.finetune
@@ -197,13 +199,13 @@ def test_a_third_layer_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_second_layer_is_trained_on_codes_of_the_first() -> None:
-    row = next(r for r in load_plan("quick").experiment("finetuning").rows if "at once" in r.variant)
+    row = next(r for r in load_plan("quick").experiment("beyond").rows if "at once" in r.variant)
     run = row.runs[0]
     assert isinstance(run, FinetuneRun) and isinstance(run.encoder, TrainRun) and not run.finetune.layerwise
     lower, upper = requires(run)
     assert (lower.below, upper.below, upper.below_alpha) == (None, lower, run.finetune.alpha)
     assert requires(upper) == (lower,)
-    experiment = list(load_plan("quick").experiment("finetuning").runs())
+    experiment = list(load_plan("quick").experiment("beyond").runs())
     assert experiment.index(lower) < experiment.index(upper) < experiment.index(run)
     assert from_json(json.loads(json.dumps(to_json(run)))) == run
 

@@ -12,9 +12,9 @@ from matplotlib import pyplot as plt
 from ksae_lib import TrainConfig
 from ksae_lib.plan import DataConfig, ReadoutRun, TrainRun
 from ksae_lib.report import error_table, save_figure, stale, write_texts
-from ksae_lib.report.figures import filter_mosaic, sweep_figure
-from ksae_lib.report.readme import filled
-from ksae_lib.report.tables import COLUMNS, interval, readable, search_table, sweep_table, verdict
+from ksae_lib.report.figures import example_panel, filter_mosaic, sweep_figure
+from ksae_lib.report.readme import blocks, filled
+from ksae_lib.report.tables import COLUMNS, interval, readable, search_table, sweep_table, table_texts, verdict
 from ksae_lib.study import Study
 
 TRIALS = pd.DataFrame({"alpha": [1.0], "l2": [0.1]})
@@ -131,6 +131,11 @@ def test_notebooks_executed_from_another_version_are_stale(tmp_path: Path) -> No
     assert "did not run to its end" in faults()[0]
     notebook["cells"][-1]["outputs"] = [output, {"output_type": "error"}]
     assert "holds an error" in faults()[0]
+    told = {"cell_type": "code", "metadata": {"tags": ["injected-parameters"]}, "source": ['dataset = "toy_norb"\n']}
+    notebook["cells"][-1]["outputs"] = [output]
+    notebook["cells"].insert(1, told)
+    assert "was executed on toy_norb, not on mnist" in faults()[0]
+    del notebook["cells"][1]
     notebook["cells"][0]["source"] = ["something else"]
     assert "another version" in faults()[0]
 
@@ -171,7 +176,7 @@ def test_a_stand_in_has_no_figure_of_the_paper_and_quoted_rows_have_no_run(tmp_p
         shallow, quoted = table.loc["Shallow k-sparse AE + F.T."], table.loc["DBM"]
         assert (shallow["dataset"], shallow["source"]) == (title, source)
         assert shallow["paper_error"] == 7.8 if norb == "norb" else math.isnan(shallow["paper_error"])
-        assert shallow["verdict"] == "not tested"
+        assert shallow["verdict"] == ("inconclusive" if norb == "norb" else "not tested")
         assert (quoted["dataset"], quoted["source"], quoted["paper_error"], quoted["n_seeds"]) == (
             "NORB",
             "quoted",
@@ -179,6 +184,42 @@ def test_a_stand_in_has_no_figure_of_the_paper_and_quoted_rows_have_no_run(tmp_p
             0,
         )
         assert Study("quick", tmp_path / norb).norb == norb, "runs on NORB are shown once there are some"
+        shown = readable(table.reset_index()).set_index("Method")["Source"]
+        assert (shown["Shallow k-sparse AE + F.T."], shown["DBM"]) == (f"{source}, {title}", "quoted, NORB")
+        assert table_texts(study)[study.tables / "table4.md"].startswith(f"Table 4, {title}, profile quick.")
+    assert "Source" not in readable(error_table(Study("quick", tmp_path), 3)), "all rows are replicated"
+
+
+def test_the_readme_names_the_data_its_numbers_are_of(tmp_path: Path) -> None:
+    text = blocks(tmp_path)
+    assert text["table2"].startswith("Table 2, toy NORB (stand-in):") and "On toy NORB (stand-in)" in text["fig2"]
+    study = Study("quick", tmp_path, norb="norb")
+    run = study.plan.experiment("norb_features").rows[0].runs[0]
+    metrics = {"test_error": 23.0, "validation_error": 2.0, "test_images": 24_300, "selected": {"l2": 0.1}}
+    study.store.save(run, metrics, TRIALS)
+    text = blocks(tmp_path)
+    assert text["table2"].startswith("Table 2, NORB:") and "| replicated, NORB |" in text["table2"]
+    assert "On NORB, both" in text["fig2"]
+
+
+def test_the_readme_shows_the_gabor_fits_of_every_profile_that_has_them(tmp_path: Path) -> None:
+    assert "samples" not in blocks(tmp_path)["gabor"]
+    study = Study("quick", tmp_path)
+    (run,) = study.plan.experiment("patches").filters
+    found = {"filters": 4, "share": 0.75, "control_share": 0.0, "explained": [0.9] * 4, "control_explained": [0.2] * 4}
+    study.store.save(run, {"gabor": found}, TRIALS)
+    assert f"| quick | samples | {run.train.epochs} | 4 | 75 | 0 | 0.90 | 0.20 |" in blocks(tmp_path)["gabor"]
+
+
+def test_examples_stand_in_one_row_for_each_class_in_their_order() -> None:
+    x = np.arange(10.0).reshape(5, 2)
+    figure = example_panel(x, np.array([1, 0, 1, 1, 0]), (1, 2), columns=2)
+    image = figure.axes[0].images[0].get_array()
+    assert image is not None
+    assert np.array_equal(image[0, [0, 1, 3, 4]], [2, 3, 8, 9])
+    assert np.array_equal(image[2, [0, 1, 3, 4]], [0, 1, 4, 5])
+    assert np.isnan(np.ma.filled(image, np.nan)[1]).all()
+    plt.close(figure)
 
 
 def test_the_same_figure_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -85,11 +85,12 @@ def paired_table(study: Study, table: int) -> pd.DataFrame:
         c = compare(ours[0], stored)
         records.append(
             {
-                "method": row.method, "variant": row.variant, "difference": round(c.difference, 3),
-                "ci_low": round(c.low, 3), "ci_high": round(c.high, 3), "p": float(f"{c.p:.2g}"),
+                "dataset": row.runs[0].data.title, "method": row.method, "variant": row.variant,
+                "difference": round(c.difference, 3), "ci_low": round(c.low, 3), "ci_high": round(c.high, 3),
+                "p": float(f"{c.p:.2g}"),
             }
         )  # fmt: skip
-    return pd.DataFrame(records, columns=["method", "variant", "difference", "ci_low", "ci_high", "p"])
+    return pd.DataFrame(records, columns=["dataset", "method", "variant", "difference", "ci_low", "ci_high", "p"])
 
 
 def claims(study: Study) -> list[dict[str, Any]]:

@@ -49,12 +49,17 @@ def filter_mosaic(
     Returns:
         Shape [rows·(h+1) − 1, columns·(w+1) − 1], of colour filters with a last axis of 3.
     """
-    pictures = _pictures(filters[: rows * columns], shape)
+    shown = filters[: rows * columns]
+    return _mosaic(_pictures(shown / np.maximum(np.abs(shown).max(axis=1, keepdims=True), 1e-12), shape), rows, columns)
+
+
+def _mosaic(pictures: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Pictures side by side, a line of NaN between them and NaN where there are none."""
     height, width = pictures.shape[1:3]
     mosaic = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, *pictures.shape[3:]), np.nan)
-    for i, w in enumerate(pictures):
+    for i, picture in enumerate(pictures):
         top, left = (i // columns) * (height + 1), (i % columns) * (width + 1)
-        mosaic[top : top + height, left : left + width] = w / max(np.abs(w).max(), 1e-12)
+        mosaic[top : top + height, left : left + width] = picture
     return mosaic
 
 
@@ -64,6 +69,27 @@ def _pictures(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if len(shape) == 3 and shape[-1] != 3:
         return np.concatenate(list(images.swapaxes(0, 1)), axis=2)
     return images
+
+
+def example_panel(x: np.ndarray, y: np.ndarray, shape: tuple[int, ...], columns: int = 12) -> Figure:
+    """The first images of each class, a row a class, brightness as preprocessed.
+
+    Args:
+        x: images (shape: [examples, inputs]), one of each class at least.
+        y: their classes, from 0 (shape: [examples]).
+        shape: of an image, see ``Dataset.image_shape``.
+        columns: images of each class.
+    """
+    of_class = [_pictures(x[y == label][:columns], shape) for label in range(int(y.max()) + 1)]
+    mosaic = np.concatenate(
+        [np.pad(_mosaic(some, 1, columns), ((0, 1), (0, 0)), constant_values=np.nan) for some in of_class]
+    )
+    height, width = mosaic.shape
+    figure, axis = plt.subplots(figsize=(12, 12 * height / width), layout="constrained")
+    low, high = np.nanpercentile(mosaic, (1, 99))
+    axis.imshow(mosaic, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+    axis.set_axis_off()
+    return figure
 
 
 def filter_panels(

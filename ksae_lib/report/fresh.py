@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,17 +32,23 @@ def stale(study: Study) -> list[str]:
         executed = study.notebooks / f"{experiment.executed}.ipynb"
         due = experiment.notebook and all(study.store.has(run) for run in shown(experiment, study.plan.experiments))
         source = project_root() / "notebooks" / f"{experiment.notebook}.ipynb"
-        if (due or executed.exists()) and (reason := _notebook_fault(source, executed)):
+        if (due or executed.exists()) and (reason := _notebook_fault(source, executed, study.data_name(experiment))):
             found.append(f"{_name(executed)} {reason}: run 'ksae reproduce --profile {study.plan.profile}'.")
     return found
 
 
-def _notebook_fault(source: Path, executed: Path) -> str | None:
+def _notebook_fault(source: Path, executed: Path, dataset: str) -> str | None:
     if not executed.exists():
         return "is missing"
     done = json.loads(executed.read_text(encoding="utf-8"))
     if _sources(json.loads(source.read_text(encoding="utf-8"))) != _sources(done):
         return "was executed from another version of the notebook"
+    # The injected parameters come after those of the source.
+    named = re.findall(
+        r'^dataset = "(\w+)"', "\n".join("".join(cell["source"]) for cell in done["cells"]), re.MULTILINE
+    )
+    if named and named[-1] != dataset:
+        return f"was executed on {named[-1]}, not on {dataset}"
     outputs = [output for cell in done["cells"] for output in cell.get("outputs", [])]
     if any(output["output_type"] == "error" for output in outputs):
         return "holds an error"

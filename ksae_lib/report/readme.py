@@ -7,11 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ksae_lib.files import write_text
 from ksae_lib.report.claims import claims
-from ksae_lib.report.tables import INTERVAL_NOTE, epoch_table, error_table, markdown, readable
+from ksae_lib.report.tables import INTERVAL_NOTE, epoch_table, error_table, markdown, readable, table_title
 from ksae_lib.study import Study, project_root
 
 
@@ -24,6 +25,9 @@ def blocks(results: Path) -> dict[str, str]:
     return {
         "table1": markdown(readable(error_table(quick, 1))) + "\n" + INTERVAL_NOTE + "\n",
         "table3": markdown(readable(error_table(quick, 3))),
+        **{f"table{number}": _on_norb(quick, number) for number in (2, 4)},
+        "fig2": _figure2(quick),
+        "gabor": _gabor(quick, paper),
         "designed": _every_k25(quick, paper),
         "longer": _longer(quick, paper),
         "claims": markdown(verdicts),
@@ -32,11 +36,43 @@ def blocks(results: Path) -> dict[str, str]:
             name: write(json.loads(file.read_text(encoding="utf-8"))) if (file := benchmarks / source).exists() else ""
             for name, source, write in (
                 ("speed", "engines.json", _speed),
+                ("norb_speed", "engines_norb.json", _speed),
                 ("tuning_speed", "finetuning.json", _tuning_speed),
                 ("readout_speed", "readout.json", _readout_speed),
             )
         },
     }
+
+
+def _on_norb(study: Study, number: int) -> str:
+    """Table 2 or 4 under its title, which names the data."""
+    return f"{table_title(study, number)}:\n\n{markdown(readable(error_table(study, number)))}"
+
+
+def _figure2(study: Study) -> str:
+    title = study.plan.experiment("norb_filters").filters[0].data.title
+    return f"On {title}, both cameras side by side:\n\n![Figure 2, {title}](results/quick/figures/fig2.png)\n"
+
+
+def _gabor(*studies: Study) -> str:
+    """What the Gabor fits of Figure 3's filters come to, for every profile that has its run."""
+    runs = [(study, run) for study in studies for run in study.plan.experiment("patches").filters]
+    found = [(study, run, study.store.load(run).metrics) for study, run in runs if study.store.has(run)]
+    return markdown(
+        pd.DataFrame(
+            {
+                "Profile": study.plan.profile,
+                "Patches of": run.data.source,
+                "Epochs": run.train.epochs,
+                "Filters fitted": metrics["gabor"]["filters"],
+                "Localized and oriented (%)": f"{100 * metrics['gabor']['share']:.0f}",
+                "Noise (%)": f"{100 * metrics['gabor']['control_share']:.0f}",
+                "Variance explained, median": f"{np.median(metrics['gabor']['explained']):.2f}",
+                "Noise, median": f"{np.median(metrics['gabor']['control_explained']):.2f}",
+            }
+            for study, run, metrics in found
+        )
+    )
 
 
 def _every_k25(*studies: Study) -> str:
@@ -75,9 +111,10 @@ def _speed(measured: dict[str, Any]) -> str:
         if k.isdigit()
     )
     names = dict(zip(seconds, ["reference", "cpu", "cpu, bfloat16 support", "floor, dense product"], strict=True))
-    hardware = measured["hardware"]
+    hardware, task = measured["hardware"], measured["task"]
     return (
-        f"Seconds per epoch (50,000 × 784, 1000 units, batch 100) on {hardware['cpu']}, {hardware['cores']} cores:\n\n"
+        f"Seconds per epoch ({task['data']}: {task['examples']:,} × {task['inputs']}, {task['units']} units, "
+        f"batch {task['batch_size']}) on {hardware['cpu']}, {hardware['cores']} cores:\n\n"
         + markdown(rows.rename(columns={**names, "ratio": "reference / cpu"}))
     )
 

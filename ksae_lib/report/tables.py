@@ -167,6 +167,7 @@ def search_table(study: Study) -> pd.DataFrame:
     """
     records = [
         {
+            "data": run.data.title,
             "method": search.method,
             "variant": search.variant,
             "trial": json.dumps(settings, sort_keys=True),
@@ -179,8 +180,8 @@ def search_table(study: Study) -> pd.DataFrame:
         for settings, run in search.trials
         if study.store.has(run)
     ]
-    table = pd.DataFrame(records, columns=["method", "variant", "trial", "val_error", "at_edge", "run_id"])
-    table["row"] = table.groupby(["method", "variant"], sort=False).ngroup()
+    table = pd.DataFrame(records, columns=["data", "method", "variant", "trial", "val_error", "at_edge", "run_id"])
+    table["row"] = table.groupby(["data", "method", "variant"], sort=False).ngroup()
     return table.sort_values(["row", "val_error"], kind="stable").drop(columns="row")
 
 
@@ -249,12 +250,12 @@ def _usual(selected: list[dict[str, float]]) -> str:
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns of an error table a reader wants, formatted."""
+    """The columns of an error table a reader wants, formatted; with the source of each row if not all are of MNIST."""
 
     def number(value: float) -> str:
         return "–" if pd.isna(value) else f"{value:.2f}"
 
-    return pd.DataFrame(
+    shown = pd.DataFrame(
         {
             "Method": table["method"],
             "Variant": table["variant"],
@@ -269,6 +270,9 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
             "Verdict": table["verdict"],
         }
     )
+    if not (table["dataset"] == "MNIST").all():
+        shown["Source"] = table["source"] + ", " + table["dataset"]
+    return shown
 
 
 def _chosen(selected: str) -> str:
@@ -289,12 +293,18 @@ def latex(table: pd.DataFrame) -> str:
     return text.replace("α", r"$\alpha$").replace("–", "--")
 
 
+def table_title(study: Study, number: int) -> str:
+    """Which of the paper's tables, on which data."""
+    row = next(row for e in study.plan.experiments for row in e.rows if row.table == number)
+    return f"Table {number}, {row.runs[0].data.title}"
+
+
 def table_texts(study: Study) -> dict[Path, str]:
     """Every table file of the profile and its text, from the runs in the store."""
     texts = {}
     for number in sorted({row.table for e in study.plan.experiments for row in e.rows}):
         table = error_table(study, number)
-        heading = f"Table {number}, profile {study.plan.profile}. {INTERVAL_NOTE}\n\n"
+        heading = f"{table_title(study, number)}, profile {study.plan.profile}. {INTERVAL_NOTE}\n\n"
         base = study.tables / f"table{number}"
         texts[base.with_suffix(".csv")] = table.to_csv(index=False, lineterminator="\n")
         texts[base.with_suffix(".md")] = heading + markdown(readable(table))
