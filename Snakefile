@@ -57,6 +57,8 @@ rule train:
         stamp(STUDY, "{run,train-.*}"),
     params:
         code=code,
+    # Others wait for these, so that the last steps are short ones and no core is idle.
+    priority: 5
     threads: 1
     shell:
         f"{THREADS} {KSAE} run {{wildcards.run}} {WHERE} --force {RESUME} --stamp {{output}}"

@@ -174,7 +174,7 @@ def test_the_designed_row_has_the_settings_that_came_out_best_over_all_seeds() -
 
 
 def test_encoders_that_are_compared_are_runs_of_the_experiment() -> None:
-    experiment = load_plan("quick").experiment("activities")
+    experiment = load_plan("quick").experiment("beyond")
     assert len(experiment.compared) == 2
     assert {encoder.run_id for _, encoder in experiment.compared} <= {run.run_id for run in experiment.runs()}
 

@@ -185,7 +185,10 @@ def test_a_stand_in_has_no_figure_of_the_paper_and_quoted_rows_have_no_run(tmp_p
         )
         assert Study("quick", tmp_path / norb).norb == norb, "runs on NORB are shown once there are some"
         shown = readable(table.reset_index()).set_index("Method")["Source"]
-        assert (shown["Shallow k-sparse AE + F.T."], shown["DBM"]) == (f"{source}, {title}", "quoted, NORB")
+        assert (shown["Shallow k-sparse AE + F.T."], shown["DBM"]) == (
+            title if norb == "toy_norb" else "replicated, NORB",
+            "quoted, NORB",
+        )
         assert table_texts(study)[study.tables / "table4.md"].startswith(f"Table 4, {title}, profile quick.")
     assert "Source" not in readable(error_table(Study("quick", tmp_path), 3)), "all rows are replicated"
 

@@ -271,7 +271,8 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         }
     )
     if not (table["dataset"] == "MNIST").all():
-        shown["Source"] = table["source"] + ", " + table["dataset"]
+        named = table["source"] + ", " + table["dataset"]
+        shown["Source"] = table["dataset"].where(table["source"] == "stand-in", named)
     return shown
 
 
