@@ -133,9 +133,10 @@ def test_notebooks_executed_from_another_version_are_stale(tmp_path: Path) -> No
     assert "holds an error" in faults()[0]
     told = {"cell_type": "code", "metadata": {"tags": ["injected-parameters"]}, "source": ['dataset = "toy_norb"\n']}
     notebook["cells"][-1]["outputs"] = [output]
-    notebook["cells"].insert(1, told)
+    place = 1 + next(i for i, cell in enumerate(notebook["cells"]) if "parameters" in cell["metadata"].get("tags", []))
+    notebook["cells"].insert(place, told)
     assert "was executed on toy_norb, not on mnist" in faults()[0]
-    del notebook["cells"][1]
+    del notebook["cells"][place]
     notebook["cells"][0]["source"] = ["something else"]
     assert "another version" in faults()[0]
 
