@@ -8,11 +8,13 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from ksae_lib import files
 from ksae_lib.datasets import DataError, download
 from ksae_lib.datasets.download import PublishedFile, fetch, take, verify
 
@@ -69,8 +71,8 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
+@contextmanager
+def running() -> Iterator[Server]:
     made = Server()
     thread = threading.Thread(target=made.serve_forever, daemon=True)
     thread.start()
@@ -78,6 +80,18 @@ def server() -> Iterator[Server]:
     made.shutdown()
     made.server_close()
     thread.join()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with running() as made:
+        yield made
+
+
+@pytest.fixture
+def other() -> Iterator[Server]:
+    with running() as made:
+        yield made
 
 
 def names(folder: Path) -> set[str]:
@@ -103,17 +117,6 @@ def test_a_download_that_broke_off_goes_on(server: Server, tmp_path: Path, then:
     assert server.asked == [None, f"bytes={len(CONTENT) // 2}-"]
     assert (tmp_path / "a.gz").read_bytes() == CONTENT
     assert names(tmp_path) == {"a.gz"}
-
-
-@pytest.fixture
-def other() -> Iterator[Server]:
-    made = Server()
-    thread = threading.Thread(target=made.serve_forever, daemon=True)
-    thread.start()
-    yield made
-    made.shutdown()
-    made.server_close()
-    thread.join()
 
 
 @pytest.mark.parametrize("way", ["404", "wrong", "slow", "page"])
@@ -191,7 +194,8 @@ def test_a_disk_that_fills_up_is_not_a_server_s_fault(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(download, "sync_file", full)
+    for module in (download, files):
+        monkeypatch.setattr(module, "sync_file", full)
     with pytest.raises(OSError, match="No space left"):
         fetch(FILES, tmp_path, [server.base, server.base])
     assert server.asked == [None] and not (tmp_path / "a.gz").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,20 @@ import numpy as np
 
 class DataError(RuntimeError):
     """A data file is missing or not the published one; the message names it and the remedy."""
+
+
+def check_sizes(sizes: Mapping[str, tuple[int | None, int]]) -> None:
+    """Refuse to take more examples than there are, or none.
+
+    Args:
+        sizes: by the name of a part's size, the wanted number (None: all) and that of those there are.
+
+    Raises:
+        ValueError: a size is not available.
+    """
+    for name, (size, most) in sizes.items():
+        if size is not None and not 1 <= size <= most:
+            raise ValueError(f"{name} = {size} is not available: choose a number from 1 to {most}.")
 
 
 @dataclass(frozen=True)

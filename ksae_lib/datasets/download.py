@@ -18,7 +18,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from ksae_lib.datasets.base import DataError
-from ksae_lib.files import sync_file
+from ksae_lib.files import atomic_path, sync_file
 
 _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 30.0
@@ -89,12 +89,9 @@ def take(files: Mapping[str, PublishedFile], folder: Path, source: Path) -> None
     with _alone(folder):
         _check_room(folder, sum(file.size for file in files.values()))
         for name, file in files.items():
-            partial = _partial(folder / name)
-            try:
-                shutil.copyfile(source / name, partial)
-                _accept(partial, folder / name, file, f"{source / name}")
-            finally:
-                partial.unlink(missing_ok=True)
+            with atomic_path(folder / name) as copy:
+                shutil.copyfile(source / name, copy)
+                _check(copy, file, f"{source / name}")
 
 
 def verify(files: Mapping[str, PublishedFile], folder: Path) -> None:
@@ -156,11 +153,18 @@ def _append(address: str, path: Path, file: PublishedFile, timeout: float) -> No
 
 def _accept(partial: Path, path: Path, file: PublishedFile, origin: str) -> None:
     """Give a complete file its name if it is the published one, and delete it if not."""
-    if _size(partial) != file.size or _digest(partial) != file.sha256:
+    try:
+        _check(partial, file, origin)
+    except DataError:
         partial.unlink()
-        raise DataError(f"{origin} is not the published file, its size or checksum differs: get the official one")
+        raise
     sync_file(partial)
     partial.replace(path)
+
+
+def _check(path: Path, file: PublishedFile, origin: str) -> None:
+    if _size(path) != file.size or _digest(path) != file.sha256:
+        raise DataError(f"{origin} is not the published file, its size or checksum differs: get the official one")
 
 
 @contextmanager

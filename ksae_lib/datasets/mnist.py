@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ksae_lib.datasets.base import DataError, Dataset
+from ksae_lib.datasets.base import DataError, Dataset, check_sizes
 
 SHA256 = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16"
 TRAIN, VALIDATION, TEST = 50_000, 10_000, 10_000
@@ -53,13 +53,13 @@ def load_mnist(
         DataError: a file is missing, truncated or altered.
         ValueError: a size is not available.
     """
-    for name, size, most in (
-        ("train_size", train_size, TRAIN),
-        ("validation_size", validation_size, VALIDATION),
-        ("test_size", test_size, TEST),
-    ):
-        if not 1 <= size <= most:
-            raise ValueError(f"{name} = {size} is not available: choose a number from 1 to {most}.")
+    check_sizes(
+        {
+            "train_size": (train_size, TRAIN),
+            "validation_size": (validation_size, VALIDATION),
+            "test_size": (test_size, TEST),
+        }
+    )
     (images, labels), (test_images, test_labels), digest = _verified(root or default_root())
     order = np.random.default_rng(split_seed).permutation(TRAIN + VALIDATION)
     train, validation = order[:train_size], order[TRAIN : TRAIN + validation_size]

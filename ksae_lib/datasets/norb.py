@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from ksae_lib.datasets.base import DataError, Dataset
+from ksae_lib.datasets.base import DataError, Dataset, check_sizes
 from ksae_lib.datasets.download import PublishedFile, verify
 from ksae_lib.files import atomic_path
 
@@ -117,12 +117,6 @@ def open_matrix(path: Path) -> Iterator[Matrix]:
         raise DataError(f"{path} is missing: 'ksae data get norb' fetches it.") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is truncated or damaged ({error}): get the official file again.") from error
-
-
-def read_matrix(path: Path) -> tuple[np.ndarray, str]:
-    """The whole of a small matrix file and the digest of its unpacked bytes; see ``open_matrix``."""
-    with open_matrix(path) as matrix:
-        return np.concatenate(list(matrix.blocks(matrix.shape[0]))), matrix.digest.hexdigest()
 
 
 def write_matrix(
@@ -288,11 +282,13 @@ def load_norb(
         toys = np.unique(first.info[:, 0])
         held_out = first.info[order, 0] == toys[split_seed % len(toys)]
         train, validation = order[~held_out], order[held_out]
-    sizes = {"train_size": (train_size, len(train)), "validation_size": (validation_size, len(validation)),
-             "test_size": (test_size, len(second.x))}  # fmt: skip
-    for name, (size, most) in sizes.items():
-        if size is not None and not 1 <= size <= most:
-            raise ValueError(f"{name} = {size} is not available: choose a number from 1 to {most}.")
+    check_sizes(
+        {
+            "train_size": (train_size, len(train)),
+            "validation_size": (validation_size, len(validation)),
+            "test_size": (test_size, len(second.x)),
+        }
+    )
     train, validation = train[:train_size], validation[:validation_size]
     # Neighbours in the files may be of one toy.
     test = np.sort(np.random.default_rng(split_seed).permutation(len(second.x))[:test_size])
