@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ksae_lib.plan import BaselineRun, TrainRun, requires, shown, to_json
 from ksae_lib.study import Study
-from ksae_lib.workflow import code_digest, selected, stamp
+from ksae_lib.workflow import code_digest, selected, stamp, step
 
 PROFILE = config.get("profile", "quick")
 SEEDS = int(config["seeds"]) if config.get("seeds") else None
@@ -21,9 +21,7 @@ RUNS = {run.run_id: run for experiment in EXPERIMENTS for run in experiment.runs
 TRAIN = [name for name, run in RUNS.items() if isinstance(run, TrainRun | BaselineRun)]
 SUPERVISED = [name for name in RUNS if name not in TRAIN]
 NOTEBOOKS = {e.executed: e for e in EXPERIMENTS if e.executed}
-THREADS = "NUMBA_NUM_THREADS={threads} OMP_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads}"
-KSAE = "python -m ksae_lib.cli"
-WHERE = f"--profile {PROFILE} --seeds {STUDY.plan.seeds} --results {STUDY.folder.parent} --dataset {STUDY.norb}"
+WHERE = ("--profile", PROFILE, "--seeds", STUDY.plan.seeds, "--results", STUDY.folder.parent, "--dataset", STUDY.norb)
 RESUME = "--resume" if config.get("resume", True) else "--no-resume"
 
 
@@ -59,9 +57,8 @@ rule train:
         code=code,
     # Others wait for these, so that the last steps are short ones and no core is idle.
     priority: 5
-    threads: 1
-    shell:
-        f"{THREADS} {KSAE} run {{wildcards.run}} {WHERE} --force {RESUME} --stamp {{output}}"
+    run:
+        step("run", wildcards.run, *WHERE, "--force", RESUME, "--stamp", output)
 
 
 rule supervised:
@@ -71,9 +68,8 @@ rule supervised:
         stamp(STUDY, "{run,(readout|finetune)-.*}"),
     params:
         code=code,
-    threads: 1
-    shell:
-        f"{THREADS} {KSAE} run {{wildcards.run}} {WHERE} --force --stamp {{output}}"
+    run:
+        step("run", wildcards.run, *WHERE, "--force", "--stamp", output)
 
 
 rule notebook:
@@ -85,11 +81,8 @@ rule notebook:
     params:
         code=code_digest("report"),
     priority: 10
-    # One at a time: kernels that start together race for ports.
-    resources:
-        kernels=1,
-    shell:
-        f"{KSAE} notebook {{wildcards.notebook}} {WHERE} --stamp {{output}}"
+    run:
+        step("notebook", wildcards.notebook, *WHERE, "--stamp", output)
 
 
 rule report:
@@ -99,5 +92,5 @@ rule report:
         stamp(STUDY, "report"),
     params:
         code=code_digest("report"),
-    shell:
-        f"{KSAE} report {WHERE} --stamp {{output}}"
+    run:
+        step("report", *WHERE, "--stamp", output)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ksae_lib.files import atomic_path
@@ -36,15 +37,22 @@ def execute_notebook(source: Path, output: Path, parameters: dict[str, Any], res
     import nbformat
     import papermill
     from papermill.exceptions import PapermillException, PapermillExecutionError
+    from traitlets.config import Config
 
     if not source.exists():
         raise NotebookError(f"{source.name} is missing in {source.parent.name}/.")
     check_parameters(source, parameters)
-    with atomic_path(output) as temporary, _environment("KSAE_RESULTS", str(results.resolve())):
+    with (
+        atomic_path(output) as temporary,
+        _environment("KSAE_RESULTS", str(results.resolve())),
+        TemporaryDirectory(prefix="ksae-") as sockets,
+    ):
+        # Kernels that start together race for TCP ports; a socket in a folder of its own is nobody else's.
+        transport = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"})
         try:
             executed = papermill.execute_notebook(
                 source, None, parameters, kernel_name="python3", progress_bar=False, cwd=project_root(),
-                start_timeout=300, iopub_timeout=120,
+                start_timeout=300, iopub_timeout=120, config=transport,
             )  # fmt: skip
         except PapermillExecutionError as error:
             raise NotebookError(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import multiprocessing
 import os
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from ksae_lib.files import write_text
@@ -26,6 +29,9 @@ _CODE = {
     "report": ("metrics.py", "plan.py", "study.py", "notebooks.py", "report/*.py", "../experiments.yaml"),
 }
 _PATIENCE_SECONDS = 3.0
+_ONE_THREAD = dict.fromkeys(("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["ksae_lib.cli", "ksae_lib.execute", "ksae_lib.report", "papermill"])
 
 
 class WorkflowError(RuntimeError):
@@ -78,6 +84,40 @@ def drop_stale_stamps(study: Study) -> None:
                 break
 
 
+def step(*arguments: object) -> None:
+    """Run one ``ksae`` command, on one core, in a process forked from one that has the library imported already.
+
+    Args:
+        arguments: the command line after ``ksae``, word by word.
+
+    Raises:
+        WorkflowError: it failed, or was killed.
+    """
+    os.environ.update(_ONE_THREAD)
+    words = [str(argument) for argument in arguments]
+    receiver, sender = _FORKS.Pipe(duplex=False)
+    process = _FORKS.Process(target=_command, args=(words, sender))
+    process.start()
+    sender.close()
+    # Its exit code is not asked for: another thread that starts a process may have collected it.
+    try:
+        status = receiver.recv()
+        failure = f"status {status}" if status else None
+    except EOFError:
+        failure = "broken off; if nothing is said above, killed, perhaps for lack of memory"
+    finally:
+        receiver.close()
+        process.join()
+    if failure is not None:
+        raise WorkflowError(f"'ksae {shlex.join(words)}' failed: {failure}.")
+
+
+def _command(words: Sequence[str], sender: Connection) -> None:
+    from ksae_lib.cli import main
+
+    sender.send(main(words))
+
+
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -126,7 +166,7 @@ def run_workflow(study: Study, *, only: str | None, jobs: int, force: bool, resu
     command = [
         sys.executable, "-m", "snakemake", "--snakefile", str(project_root() / "Snakefile"),
         "--directory", str(project_root()), "--cores", str(jobs), "--rerun-incomplete", "--nolock",
-        "--scheduler", "greedy", "--resources", "kernels=1",
+        "--scheduler", "greedy", "--force-use-threads",
         "--quiet", "rules", "host", *(["--forceall"] if force else []),
         *(["--prioritize", first] if (first := _first_figure(study, only)) else []),
         "--config", *(f"{key}={value}" for key, value in settings.items()),

@@ -14,7 +14,7 @@ from ksae_lib import cli, execute
 from ksae_lib.files import atomic_path
 from ksae_lib.plan import PlanError
 from ksae_lib.study import Study
-from ksae_lib.workflow import WorkflowError, drop_stale_stamps, run_workflow, selected, stamp, write_stamp
+from ksae_lib.workflow import WorkflowError, drop_stale_stamps, run_workflow, selected, stamp, step, write_stamp
 
 SMALLEST = "train-k10-zeros-e6-s0"
 
@@ -188,6 +188,14 @@ def test_an_interrupt_that_snakemake_lost_is_repeated(tmp_path: Path, monkeypatc
         run_workflow(Study("smoke", tmp_path), only=None, jobs=1, force=False, resume=True)
     assert made[0].signals == [signal.SIGINT]
     assert made[0].waited[-1] is None, "the lock is held until it has ended"
+
+
+def test_a_step_that_fails_or_ends_early_fails_the_workflow(tmp_path: Path) -> None:
+    step("run", "--list", "--profile", "smoke", "--results", tmp_path / "with a space")
+    with pytest.raises(WorkflowError, match=r"'ksae run no-such-run --profile smoke' failed: status 1\."):
+        step("run", "no-such-run", "--profile", "smoke")
+    with pytest.raises(WorkflowError, match="broken off"):
+        step("run", "--no-such-option")
 
 
 def reproduce(results: Path, *arguments: str) -> subprocess.Popen[str]:
