@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import hashlib
 import json
@@ -12,9 +13,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 from ksae_lib.files import write_text
 from ksae_lib.plan import Experiment, Plan
@@ -30,8 +32,7 @@ _CODE = {
 }
 _PATIENCE_SECONDS = 3.0
 _ONE_THREAD = dict.fromkeys(("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["ksae_lib.cli", "ksae_lib.execute", "ksae_lib.report", "papermill"])
+_PROCESSES = multiprocessing.get_context("spawn")
 
 
 class WorkflowError(RuntimeError):
@@ -84,8 +85,48 @@ def drop_stale_stamps(study: Study) -> None:
                 break
 
 
+class _Worker:
+    """A process that runs one command after the other: libraries are imported and data are read once."""
+
+    def __init__(self) -> None:
+        self._commands, theirs = _PROCESSES.Pipe()
+        self._process = _PROCESSES.Process(target=_work, args=(theirs,))
+        self._process.start()
+        theirs.close()
+        # Before multiprocessing, at exit, waits for the process to end.
+        atexit.register(self._commands.close)
+
+    def run(self, words: Sequence[str]) -> int | None:
+        """Exit status of a ``ksae`` command; None: the process is gone."""
+        try:
+            self._commands.send(words)
+            status: int = self._commands.recv()
+        except (EOFError, OSError):
+            return None
+        return status
+
+
+_idle: SimpleQueue[_Worker] = SimpleQueue()
+
+
+def _work(commands: Connection) -> None:
+    from ksae_lib.cli import main
+
+    with suppress(EOFError, KeyboardInterrupt):
+        while True:
+            words = commands.recv()
+            _forget_peak_memory()
+            commands.send(main(words))
+
+
+def _forget_peak_memory() -> None:
+    """Let the peak that a run records be its own; only Linux can."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def step(*arguments: object) -> None:
-    """Run one ``ksae`` command, on one core, in a process forked from one that has the library imported already.
+    """Run one ``ksae`` command, on one core, in a process that is kept for the next.
 
     Args:
         arguments: the command line after ``ksae``, word by word.
@@ -93,29 +134,19 @@ def step(*arguments: object) -> None:
     Raises:
         WorkflowError: it failed, or was killed.
     """
-    os.environ.update(_ONE_THREAD)
     words = [str(argument) for argument in arguments]
-    receiver, sender = _FORKS.Pipe(duplex=False)
-    process = _FORKS.Process(target=_command, args=(words, sender))
-    process.start()
-    sender.close()
-    # Its exit code is not asked for: another thread that starts a process may have collected it.
+    os.environ.update(_ONE_THREAD)
     try:
-        status = receiver.recv()
-        failure = f"status {status}" if status else None
-    except EOFError:
-        failure = "broken off; if nothing is said above, killed, perhaps for lack of memory"
-    finally:
-        receiver.close()
-        process.join()
-    if failure is not None:
-        raise WorkflowError(f"'ksae {shlex.join(words)}' failed: {failure}.")
-
-
-def _command(words: Sequence[str], sender: Connection) -> None:
-    from ksae_lib.cli import main
-
-    sender.send(main(words))
+        worker = _idle.get_nowait()
+    except Empty:
+        worker = _Worker()
+    status = worker.run(words)
+    if status is None:
+        reason = "broken off; if nothing is said above, killed, perhaps for lack of memory"
+        raise WorkflowError(f"'ksae {shlex.join(words)}' failed: {reason}.")
+    _idle.put(worker)
+    if status != 0:
+        raise WorkflowError(f"'ksae {shlex.join(words)}' failed: status {status}.")
 
 
 def _digest(path: Path) -> str:
