@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ksae_lib import DivergenceError, KSparseAutoencoder, TrainConfig, train
+from ksae_lib.engines import checkpoint as checkpoint_module
 from ksae_lib.engines import make_engine, new_model, training
 from ksae_lib.engines.base import EpochResult
 from ksae_lib.engines.cpu import CpuEngine
@@ -57,7 +58,7 @@ def epochs_saved(checkpoint: Path) -> int:
 
 @pytest.fixture
 def save_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -189,7 +190,7 @@ def test_a_killed_run_resumes_to_the_same_end(tmp_path: Path) -> None:
             time.sleep(0.3)
             return original(*arguments)
         ReferenceEngine.run_epoch = slow
-        training._CHECKPOINT_SECONDS = 0
+        training.CHECKPOINT_SECONDS = 0
         folder = Path(sys.argv[1])
         train(np.load(folder / "x.npy"), TrainConfig(**eval(sys.argv[2])), checkpoint=folder / "run.ckpt")
     """)
@@ -331,7 +332,7 @@ def test_a_model_that_is_not_the_configs_is_refused(model: KSparseAutoencoder, m
         ({"momentum_end": 1.5}, "momentum_end = 1.5"),
         ({"bias_init": "ones"}, "bias_init = 'ones' is unknown: choose one of zeros, centered"),
         ({"activation": "sigmoid"}, "activation = 'sigmoid' is unknown: choose one of linear, relu"),
-        ({"engine": "gpu"}, "engine = 'gpu' is unknown: choose one of cpu, reference"),
+        ({"engine": "tpu"}, "engine = 'tpu' is unknown: choose one of auto, gpu, cpu, reference"),
         ({"support_dtype": "int8"}, "support_dtype = 'int8' is unknown"),
         ({"seed": -1}, "seed = -1"),
     ],
@@ -357,7 +358,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(
     checkpoint, settings = tmp_path / "run.ckpt", config()
     whole = train(pattern(), settings)
     calls: list[int] = []
-    owner: Any = training if where == "save_file" else os
+    owner: Any = checkpoint_module if where == "save_file" else os
     original = getattr(owner, where)
 
     def full(*arguments: Any, **named: Any) -> None:
