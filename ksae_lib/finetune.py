@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -24,10 +24,16 @@ from ksae_lib.baselines.rbm import RBM
 from ksae_lib.engines import DivergenceError
 from ksae_lib.engines.cpu import mostly_zero
 from ksae_lib.engines.sparse_net import SparseNetEngine
+from ksae_lib.engines.training import order_of
 from ksae_lib.model import KSparseAutoencoder
 from ksae_lib.selection import supp_k
 
 Unit = Literal["linear", "relu", "sigmoid"]
+ACTIVATIONS: dict[Unit, Callable[[Tensor], Tensor]] = {
+    "linear": lambda z: z,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +120,7 @@ class Layer(nn.Module):
         z = x @ self.weight.T + self.bias
         if self.kept is not None:
             z = z * supp_k(z.detach(), self.kept)
-        h = {"linear": lambda z: z, "relu": torch.relu, "sigmoid": torch.sigmoid}[self.unit](z)
+        h = ACTIVATIONS[self.unit](z)
         return h if noise is None else drop(h, self.hidden_dropout, noise)
 
 
@@ -275,13 +281,7 @@ def finetune(
         DivergenceError: the loss stopped being finite.
         ValueError: examples or classes that cannot be trained on.
     """
-    if x.ndim != 2 or len(x) == 0 or y.shape != (len(x),):
-        raise ValueError(f"Examples have shape {x.shape} and classes {y.shape}: one row and one class for each.")
-    classes = net.softmax.out_features
-    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= classes:
-        raise ValueError(f"Classes must be whole numbers from 0 to {classes - 1}.")
-    if not np.isfinite(x).all():
-        raise ValueError("Examples hold NaN or infinite values: remove or replace them first.")
+    refuse_unfit(net, x, y)
     noise = torch.Generator().manual_seed(config.seed + 1)
     rows: list[dict[str, Any]] = []
     with tqdm(total=config.epochs, unit="epoch", disable=None if progress is None else not progress) as bar:
@@ -291,7 +291,7 @@ def finetune(
                 started = time.perf_counter()
                 rate = schedule.linear_by_epoch(epoch, epochs, config.learning_rate, config.learning_rate_end)
                 momentum = schedule.linear_by_epoch(epoch, epochs, config.momentum, config.momentum_end)
-                order = np.random.default_rng([config.seed, len(rows)]).permutation(len(x))
+                order = order_of(config.seed, len(rows), len(x))
                 loss = engine.run_epoch(order, rate, momentum)
                 if not (math.isfinite(loss) and all(bool(p.isfinite().all()) for p in net.parameters())):
                     raise DivergenceError(
@@ -306,3 +306,18 @@ def finetune(
                 bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
                 bar.update()
     return pd.DataFrame(rows)
+
+
+def refuse_unfit(net: DiscriminativeNet, x: np.ndarray, y: np.ndarray) -> None:
+    """Refuse what a net cannot be fine-tuned on.
+
+    Raises:
+        ValueError: examples or classes that cannot be trained on.
+    """
+    if x.ndim != 2 or len(x) == 0 or y.shape != (len(x),):
+        raise ValueError(f"Examples have shape {x.shape} and classes {y.shape}: one row and one class for each.")
+    classes = net.softmax.out_features
+    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= classes:
+        raise ValueError(f"Classes must be whole numbers from 0 to {classes - 1}.")
+    if not np.isfinite(x).all():
+        raise ValueError("Examples hold NaN or infinite values: remove or replace them first.")

@@ -55,12 +55,7 @@ class LogisticProblem:
     """
 
     def __init__(self, x: Features, y: np.ndarray, classes: int) -> None:
-        if not (isinstance(x, np.ndarray) or x.format == "csr") or x.dtype not in (np.float32, np.float64):
-            raise ValueError("Features must be an array or a CSR matrix of float32 or float64.")
-        if not np.isfinite(x if isinstance(x, np.ndarray) else x.data).all():
-            raise ValueError("Features hold NaN or infinite values: the encoder they come from has diverged.")
-        if len(y) != x.shape[0] or not len(y) or y.min() < 0 or y.max() >= classes:
-            raise ValueError(f"Labels must be one for each of {x.shape[0]} examples, from 0 to {classes - 1}.")
+        refuse_unfit(x, y, classes)
         self._wide: tuple[Features, np.ndarray] | None = None
         if x.shape[1] > x.shape[0]:
             factor = _gram_factor(x)
@@ -69,10 +64,7 @@ class LogisticProblem:
         self._y = torch.from_numpy(np.asarray(y, dtype=np.int64))
         self._classes = classes
         self._examples = torch.arange(len(y))
-        self._mean = np.asarray(x.mean(axis=0, dtype=np.float64)).ravel()
-        part = x[:_PRECONDITIONER_EXAMPLES]
-        dense = part if isinstance(part, np.ndarray) else part.toarray()
-        self._covariance = np.cov(dense.T.astype(np.float64), ddof=0).reshape(x.shape[1], x.shape[1])
+        self._mean, self._covariance = preconditioner(x)
 
     def solve(self, l2: float, tolerance: float, max_iterations: int, start: Solution | None = None) -> Solution:
         """The minimum for one weight of the penalty.
@@ -164,6 +156,28 @@ class LogisticProblem:
         product = (error.T @ self._x).T if self._transposed is None else self._transposed @ error
         by_weight = product.double().numpy() - np.outer(self._mean, by_bias) + l2 * weight
         return value, by_weight, by_bias
+
+
+def refuse_unfit(x: Features, y: np.ndarray, classes: int) -> None:
+    """Refuse what cannot be fitted.
+
+    Raises:
+        ValueError: features that are not finite or of another form, or classes that are not 0 … classes - 1.
+    """
+    if not (isinstance(x, np.ndarray) or x.format == "csr") or x.dtype not in (np.float32, np.float64):
+        raise ValueError("Features must be an array or a CSR matrix of float32 or float64.")
+    if not np.isfinite(x if isinstance(x, np.ndarray) else x.data).all():
+        raise ValueError("Features hold NaN or infinite values: the encoder they come from has diverged.")
+    if len(y) != x.shape[0] or not len(y) or y.min() < 0 or y.max() >= classes:
+        raise ValueError(f"Labels must be one for each of {x.shape[0]} examples, from 0 to {classes - 1}.")
+
+
+def preconditioner(x: Features) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of all examples, and covariance of the first 10,000, in float64."""
+    mean = np.asarray(x.mean(axis=0, dtype=np.float64)).ravel()
+    part = x[:_PRECONDITIONER_EXAMPLES]
+    dense = part if isinstance(part, np.ndarray) else part.toarray()
+    return mean, np.cov(dense.T.astype(np.float64), ddof=0).reshape(x.shape[1], x.shape[1])
 
 
 def _gram_factor(x: Features) -> np.ndarray:

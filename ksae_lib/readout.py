@@ -13,8 +13,9 @@ from scipy import sparse
 
 from ksae_lib.baselines import Baseline
 from ksae_lib.baselines.base import encode_all
+from ksae_lib.batched_logistic import BatchedLogisticProblem
 from ksae_lib.datasets import Dataset
-from ksae_lib.logistic import LogisticProblem
+from ksae_lib.logistic import Features, LogisticProblem, Solution
 from ksae_lib.metrics import fraction_of_variance_unexplained
 from ksae_lib.model import CodeMode, KSparseAutoencoder
 
@@ -100,7 +101,12 @@ def dense_codes(model: KSparseAutoencoder | Baseline, x: np.ndarray, alpha: floa
     return encode_all(model, x)
 
 
-def evaluate(data: Dataset, model: KSparseAutoencoder | Baseline | None, config: ReadoutConfig) -> ReadoutResult:
+def evaluate(
+    data: Dataset,
+    model: KSparseAutoencoder | Baseline | None,
+    config: ReadoutConfig,
+    device: torch.device | str = "cpu",
+) -> ReadoutResult:
     """Fit a multinomial logistic regression for each (α, l2) and keep the one with the lowest validation error.
 
     Of equal validation errors the first in the order of the grid is kept: small α, large l2. The test error of
@@ -110,6 +116,7 @@ def evaluate(data: Dataset, model: KSparseAutoencoder | Baseline | None, config:
         data: labelled images.
         model: encoder, or None for raw pixels. Only k-sparse codes have an α.
         config: grid and solver.
+        device: a GPU solves the problems of one α together, each from zero instead of from the one before.
     """
     rows: list[dict[str, Any]] = []
     mistakes = []
@@ -117,10 +124,8 @@ def evaluate(data: Dataset, model: KSparseAutoencoder | Baseline | None, config:
     parts = (_features(model, x, alphas) for x in (data.train_x, data.validation_x, data.test_x))
     for alpha, train, validation, test in zip(alphas, *parts, strict=True):
         fvu = _unexplained(model, validation, data.validation_x)
-        problem = LogisticProblem(train, data.train_y, data.classes)
-        solution = None
-        for l2 in config.l2:
-            solution = problem.solve(l2, config.tolerance, config.max_iterations, solution)
+        solutions = _solutions(train, data.train_y, data.classes, config, config.l2, device)
+        for l2, solution in zip(config.l2, solutions, strict=True):
             wrong = solution.predict(test) != data.test_y
             mistakes.append(np.flatnonzero(wrong))
             rows.append(
@@ -139,7 +144,7 @@ def evaluate(data: Dataset, model: KSparseAutoencoder | Baseline | None, config:
     best = int(trials["validation_error"].argmin())
     chosen, missed = rows[best], mistakes[best]
     if config.refit:
-        missed = _refitted_mistakes(data, model, chosen, config)
+        missed = _refitted_mistakes(data, model, chosen, config, device)
     return ReadoutResult(
         selected={name: chosen[name] for name in ("alpha", "l2") if chosen[name] is not None},
         validation_error=chosen["validation_error"],
@@ -153,13 +158,30 @@ def _alphas(model: KSparseAutoencoder | Baseline | None, config: ReadoutConfig) 
     return config.alphas if isinstance(model, KSparseAutoencoder) and not config.dense_relu else (None,)
 
 
+def _solutions(
+    x: Features, y: np.ndarray, classes: int, config: ReadoutConfig, l2: Sequence[float], device: torch.device | str
+) -> list[Solution]:
+    """A classifier for each weight of the penalty."""
+    # With more features than examples the problem is a small one.
+    if torch.device(device).type != "cpu" and x.shape[1] <= x.shape[0]:
+        return BatchedLogisticProblem(x, y, classes, device).solve(l2, config.tolerance, config.max_iterations)
+    problem, made = LogisticProblem(x, y, classes), list[Solution]()
+    for value in l2:
+        made.append(problem.solve(value, config.tolerance, config.max_iterations, made[-1] if made else None))
+    return made
+
+
 def _refitted_mistakes(
-    data: Dataset, model: KSparseAutoencoder | Baseline | None, chosen: dict[str, Any], config: ReadoutConfig
+    data: Dataset,
+    model: KSparseAutoencoder | Baseline | None,
+    chosen: dict[str, Any],
+    config: ReadoutConfig,
+    device: torch.device | str,
 ) -> np.ndarray:
     both = np.concatenate([data.train_x, data.validation_x])
     x, test = (_features(model, part, (chosen["alpha"],))[0] for part in (both, data.test_x))
-    problem = LogisticProblem(x, np.concatenate([data.train_y, data.validation_y]), data.classes)
-    solution = problem.solve(chosen["l2"], config.tolerance, config.max_iterations)
+    y = np.concatenate([data.train_y, data.validation_y])
+    solution = _solutions(x, y, data.classes, config, (chosen["l2"],), device)[0]
     return np.flatnonzero(solution.predict(test) != data.test_y)
 
 

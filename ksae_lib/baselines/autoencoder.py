@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from ksae_lib.baselines.base import Baseline, SGDConfig, check_examples, check_share, descend, run_epochs
+from ksae_lib.baselines.base import Baseline, Device, SGDConfig, check_examples, check_share, descend, run_epochs
 
 Visible = Literal["linear", "sigmoid"]
 
@@ -50,13 +50,15 @@ class AutoencoderConfig(SGDConfig):
         return Autoencoder(inputs, self)
 
     def fit(
-        self, x: np.ndarray, held_out: np.ndarray | None = None, progress: bool | None = None
+        self, x: np.ndarray, held_out: np.ndarray | None = None, progress: bool | None = None, device: Device = "cpu"
     ) -> tuple[Autoencoder, pd.DataFrame]:
         """Minimize the reconstruction error; see ``BaselineConfig.fit``."""
         check_examples(x)
-        model = self.build(x.shape[1])
-        noise = torch.Generator().manual_seed(self.seed + 1)
-        return model, run_epochs(x, self, descend(model, self, lambda x: model.loss(x, noise)), progress=progress)
+        model = self.build(x.shape[1]).to(device)
+        noise = self.noise(device)
+        step = descend(model, self, lambda x: model.loss(x, noise))
+        history = run_epochs(x, self, step, progress=progress, device=device)
+        return model.cpu(), history
 
 
 class Autoencoder(Baseline):
@@ -101,5 +103,5 @@ def drop(x: Tensor, rate: float, noise: torch.Generator) -> Tensor:
     """Each entry set to zero with probability ``rate``, the others divided by 1 − rate."""
     if rate == 0:
         return x
-    kept = torch.rand(x.shape, generator=noise) >= rate
+    kept = torch.rand(x.shape, generator=noise, device=x.device) >= rate
     return x * kept / (1 - rate)

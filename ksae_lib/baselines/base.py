@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from ksae_lib import schedule
 from ksae_lib.engines import DivergenceError
 from ksae_lib.model import KSparseAutoencoder
 
+Device: TypeAlias = torch.device | str
 _CHUNK = 5_000
 
 
@@ -61,7 +62,7 @@ class BaselineConfig(ABC):
 
     @abstractmethod
     def fit(
-        self, x: np.ndarray, held_out: np.ndarray | None = None, progress: bool | None = None
+        self, x: np.ndarray, held_out: np.ndarray | None = None, progress: bool | None = None, device: Device = "cpu"
     ) -> tuple[Baseline | KSparseAutoencoder, pd.DataFrame]:
         """Train on examples (shape: [examples, inputs]).
 
@@ -69,9 +70,10 @@ class BaselineConfig(ABC):
             x: float32, finite.
             held_out: examples to watch, never trained on.
             progress: show a bar; None: only on a terminal.
+            device: where it is trained; the random numbers of training are that device's.
 
         Returns:
-            The trained module and its history, one row an epoch.
+            The trained module, on the processor, and its history, one row an epoch.
 
         Raises:
             DivergenceError: the loss stopped being finite.
@@ -107,25 +109,31 @@ class SGDConfig(BaselineConfig):
         return f"{super().label}-e{self.epochs}"
 
     def generator(self) -> torch.Generator:
-        """Source of every random number but the order of the examples."""
+        """Source of the weights at the start."""
         return torch.Generator().manual_seed(self.seed)
+
+    def noise(self, device: Device) -> torch.Generator:
+        """Source of the random numbers of training."""
+        return torch.Generator(device).manual_seed(self.seed + 1)
 
 
 def run_epochs(
     x: np.ndarray,
     config: SGDConfig,
-    step: Callable[[Tensor, float], float],
+    step: Callable[[Tensor, float], Tensor],
     measure: Callable[[], dict[str, float]] = dict,
     progress: bool | None = None,
+    device: Device = "cpu",
 ) -> pd.DataFrame:
     """Pass over the examples in an order that seed and epoch decide, the k-sparse engines' own order.
 
     Args:
         x: examples (shape: [examples, inputs]).
         config: the run.
-        step: updates on one batch (shape: [batch, inputs]) at a learning rate and returns its mean loss.
+        step: updates on one batch (shape: [batch, inputs]) at a learning rate and returns its mean loss (scalar).
         measure: more columns for the history, called after each epoch.
         progress: show a bar; None: only on a terminal.
+        device: where the batches are.
 
     Returns:
         One row an epoch: epoch, learning_rate, loss, seconds and what ``measure`` gives.
@@ -133,14 +141,18 @@ def run_epochs(
     Raises:
         DivergenceError: the loss stopped being finite.
     """
-    examples = torch.from_numpy(np.ascontiguousarray(x, np.float32))
+    examples = torch.from_numpy(np.ascontiguousarray(x, np.float32)).to(device)
     rows: list[dict[str, Any]] = []
     with tqdm(total=config.epochs, unit="epoch", disable=None if progress is None else not progress) as bar:
         for epoch in range(config.epochs):
             started = time.perf_counter()
             rate = schedule.linear_by_epoch(epoch, config.epochs, config.learning_rate, config.learning_rate_end)
-            order = torch.from_numpy(np.random.default_rng([config.seed, epoch]).permutation(len(x)))
-            loss = sum(step(examples[rows_], rate) * len(rows_) for rows_ in order.split(config.batch_size)) / len(x)
+            order = torch.from_numpy(np.random.default_rng([config.seed, epoch]).permutation(len(x))).to(device)
+            # Added up on the device: a step waits for nothing.
+            total = torch.zeros((), dtype=torch.float64, device=device)
+            for rows_ in order.split(config.batch_size):
+                total += step(examples[rows_], rate).double() * len(rows_)
+            loss = float(total) / len(x)
             if not math.isfinite(loss):
                 raise DivergenceError(
                     f"{config.method} diverged: its loss became {loss} in epoch {epoch} (counted from 0) at learning "
@@ -155,19 +167,21 @@ def run_epochs(
     return pd.DataFrame(rows)
 
 
-def descend(module: nn.Module, config: SGDConfig, loss: Callable[[Tensor], Tensor]) -> Callable[[Tensor, float], float]:
+def descend(
+    module: nn.Module, config: SGDConfig, loss: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor, float], Tensor]:
     """A step for ``run_epochs``: autograd of ``loss`` and the printed momentum update on every parameter."""
     parameters = list(module.parameters())
     velocities = [torch.zeros_like(p) for p in parameters]
 
-    def step(x: Tensor, rate: float) -> float:
+    def step(x: Tensor, rate: float) -> Tensor:
         value = loss(x)
         gradients = torch.autograd.grad(value, parameters)
         with torch.no_grad():
             for parameter, velocity, gradient in zip(parameters, velocities, gradients, strict=True):
                 velocity.mul_(config.momentum).sub_(gradient, alpha=rate)
                 parameter.add_(velocity)
-        return float(value.detach())
+        return value.detach()
 
     return step
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
-from ksae_lib.baselines.base import Baseline, check_examples, encode_all
+from ksae_lib.baselines.base import Baseline, Device, check_examples, encode_all
 from ksae_lib.baselines.rbm import RBM, RBMConfig
 
 
@@ -34,14 +34,14 @@ class DBNConfig(RBMConfig):
         return DBN(inputs, self)
 
     def fit(  # type: ignore[override]
-        self, x: np.ndarray, held_out: np.ndarray | None = None, progress: bool | None = None
+        self, x: np.ndarray, held_out: np.ndarray | None = None, progress: bool | None = None, device: Device = "cpu"
     ) -> tuple[DBN, pd.DataFrame]:
         """Train one machine after the other; the history has a column ``layer``."""
         check_examples(x)
         dbn = self.build(x.shape[1])
         histories = []
         for number in range(self.layers):
-            rbm, history = self.layer(number).fit(x, held_out, progress)
+            rbm, history = self.layer(number).fit(x, held_out, progress, device)
             dbn.machines[number] = rbm
             histories.append(history.assign(layer=number))
             x = encode_all(rbm, x)

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ksae_lib.baselines.base import Baseline, SGDConfig, check_examples, descend, run_epochs
+from ksae_lib.baselines.base import Baseline, Device, SGDConfig, check_examples, descend, run_epochs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +38,13 @@ class KLSparseConfig(SGDConfig):
         return KLSparseAutoencoder(inputs, self)
 
     def fit(
-        self, x: np.ndarray, held_out: np.ndarray | None = None, progress: bool | None = None
+        self, x: np.ndarray, held_out: np.ndarray | None = None, progress: bool | None = None, device: Device = "cpu"
     ) -> tuple[KLSparseAutoencoder, pd.DataFrame]:
         """Minimize the penalized error, ρ̂ taken over each batch; see ``BaselineConfig.fit``."""
         check_examples(x)
-        model = self.build(x.shape[1])
-        return model, run_epochs(x, self, descend(model, self, model.loss), progress=progress)
+        model = self.build(x.shape[1]).to(device)
+        history = run_epochs(x, self, descend(model, self, model.loss), progress=progress, device=device)
+        return model.cpu(), history
 
 
 class KLSparseAutoencoder(Baseline):

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ksae_lib.baselines.base import Baseline, SGDConfig, check_examples, run_epochs
+from ksae_lib.baselines.base import Baseline, Device, SGDConfig, check_examples, run_epochs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class RBMConfig(SGDConfig):
             raise ValueError("An RBM with binary units takes inputs from 0 to 1: rescale them.")
 
     def fit(
-        self, x: np.ndarray, held_out: np.ndarray | None = None, progress: bool | None = None
+        self, x: np.ndarray, held_out: np.ndarray | None = None, progress: bool | None = None, device: Device = "cpu"
     ) -> tuple[RBM, pd.DataFrame]:
         """Contrastive divergence; loss is the squared error of a one-step reconstruction.
 
@@ -62,7 +62,9 @@ class RBMConfig(SGDConfig):
         self.check_inputs(x)
         rbm = self.build(x.shape[1])
         rbm.set_visible_bias(torch.from_numpy(x.mean(0, dtype=np.float64)).float())
-        watched = None if held_out is None else (torch.from_numpy(held_out), torch.from_numpy(x[: len(held_out)]))
+        rbm.to(device)
+        pair = None if held_out is None else (held_out, x[: len(held_out)])
+        watched = None if pair is None else tuple(torch.from_numpy(part).to(device) for part in pair)
 
         def gap() -> dict[str, float]:
             if watched is None:
@@ -70,7 +72,8 @@ class RBMConfig(SGDConfig):
             new, seen = watched
             return {"free_energy_gap": float(rbm.free_energy(new).mean() - rbm.free_energy(seen).mean())}
 
-        return rbm, run_epochs(x, self, _Trainer(rbm, self).step, gap, progress)
+        history = run_epochs(x, self, _Trainer(rbm, self, device).step, gap, progress, device)
+        return rbm.cpu(), history
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +144,7 @@ class GaussianRBM(RBM):
 
     def sample_visible(self, mean: Tensor, random: torch.Generator) -> Tensor:
         """The mean and noise of unit variance."""
-        return mean + torch.randn(mean.shape, generator=random)
+        return mean + torch.randn(mean.shape, generator=random, device=mean.device)
 
     def free_energy(self, v: Tensor) -> Tensor:
         """``F(v) = ½‖v − b′‖² − Σ log(1 + exp(Wv + b))`` (shape: [batch])."""
@@ -151,21 +154,21 @@ class GaussianRBM(RBM):
 
 def bernoulli(p: Tensor, random: torch.Generator) -> Tensor:
     """Zeros and ones, ones with probability p."""
-    return (torch.rand(p.shape, generator=random) < p).to(p.dtype)
+    return (torch.rand(p.shape, generator=random, device=p.device) < p).to(p.dtype)
 
 
 class _Trainer:
     """Contrastive divergence with momentum on one machine."""
 
-    def __init__(self, rbm: RBM, config: RBMConfig) -> None:
+    def __init__(self, rbm: RBM, config: RBMConfig, device: Device = "cpu") -> None:
         self.rbm = rbm
         self.config = config
-        self.random = torch.Generator().manual_seed(config.seed + 1)
+        self.random = config.noise(device)
         self.velocities = [torch.zeros_like(p) for p in (rbm.weight, rbm.bias, rbm.visible_bias)]
         self.chains: Tensor | None = None
 
     @torch.no_grad()
-    def step(self, v: Tensor, rate: float) -> float:
+    def step(self, v: Tensor, rate: float) -> Tensor:
         """One update along ⟨hvᵀ⟩ of the data − ⟨hvᵀ⟩ at the end of the chains; squared error of a reconstruction."""
         rbm, c = self.rbm, self.config
         h = rbm.encode(v)
@@ -189,4 +192,4 @@ class _Trainer:
         by_visible_bias.add_(v.mean(0) - negative_v.mean(0), alpha=rate)
         for parameter, velocity in zip((rbm.weight, rbm.bias, rbm.visible_bias), self.velocities, strict=True):
             parameter.add_(velocity)
-        return float(((v - reconstruction) ** 2).sum(-1).mean())
+        return ((v - reconstruction) ** 2).sum(-1).mean()

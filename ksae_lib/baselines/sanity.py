@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ksae_lib.baselines.base import Baseline, BaselineConfig, check_examples
+from ksae_lib.baselines.base import Baseline, BaselineConfig, Device, check_examples
 from ksae_lib.model import KSparseAutoencoder
 from ksae_lib.selection import check_k
 
@@ -32,7 +32,7 @@ class RandomKConfig(BaselineConfig):
         return KSparseAutoencoder(inputs, self.units, self.k)
 
     def fit(
-        self, x: np.ndarray, held_out: np.ndarray | None = None, progress: bool | None = None
+        self, x: np.ndarray, held_out: np.ndarray | None = None, progress: bool | None = None, device: Device = "cpu"
     ) -> tuple[KSparseAutoencoder, pd.DataFrame]:
         """Draw the weights and center the biases on the examples; the history is empty."""
         check_examples(x)
@@ -56,7 +56,7 @@ class PCAConfig(BaselineConfig):
         return PCA(inputs, self.units)
 
     def fit(
-        self, x: np.ndarray, held_out: np.ndarray | None = None, progress: bool | None = None
+        self, x: np.ndarray, held_out: np.ndarray | None = None, progress: bool | None = None, device: Device = "cpu"
     ) -> tuple[PCA, pd.DataFrame]:
         """Find the components by scikit-learn; the history has the share of variance each explains.
 
