@@ -7,15 +7,17 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from ksae_lib.datasets import DataError, load_mnist
 from ksae_lib.datasets.download import fetch, take, verify
 from ksae_lib.datasets.mnist import default_root
 from ksae_lib.datasets.norb import BASES, OFFICIAL
-from ksae_lib.engines import DivergenceError
+from ksae_lib.engines import DivergenceError, EngineName, TrainConfig, choose_engine
 from ksae_lib.notebooks import NotebookError, execute_notebook
-from ksae_lib.plan import NORB, PlanError
+from ksae_lib.plan import NORB, PlanError, Run, TrainRun
 from ksae_lib.runs import StoredRun, StoreError
 from ksae_lib.study import Study, default_results, project_root
 from ksae_lib.workflow import WorkflowError, run_workflow, write_stamp
@@ -80,13 +82,30 @@ def _run(options: argparse.Namespace) -> None:
     run = study.plan.run(options.run_id)
     before = study.store.load(run) if study.store.has(run) else None
     try:
-        after = obtain(run, study.store, force=options.force, resume=options.resume)
+        engine = None if options.engine is None else _engine(options.engine, run)
+        after = obtain(run, study.store, force=options.force, resume=options.resume, engine=engine)
     except ValueError as error:
         raise PlanError(f"{run.run_id} cannot be carried out: {error}") from error
     print(_line(before if options.force else None, after))
     if options.stamp:
         folder = study.store.folder(run)
         write_stamp(options.stamp, sorted(path for path in folder.iterdir()))
+
+
+def _engine(wanted: EngineName, run: Run) -> EngineName:
+    config = replace(run.train, engine=wanted) if isinstance(run, TrainRun) else TrainConfig(engine=wanted)
+    name, why = choose_engine(config)
+    print(f"engine: {name} ({why})")
+    return name
+
+
+def _runs_import(options: argparse.Namespace) -> None:
+    from ksae_lib.campaign import import_runs
+
+    study = _study(options)
+    for archive in options.archive:
+        added = import_runs(archive, study.store, options.force)
+        print(f"{archive}: {len(added)} runs added to {os.path.relpath(study.store.root)}")
 
 
 def _line(before: StoredRun | None, after: StoredRun) -> str:
@@ -212,7 +231,22 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("run_id", nargs="?", help="as --list shows it")
     made.add_argument("--list", action="store_true", help="list the profile's runs")
     made.add_argument("--force", action="store_true", help="carry it out even if it is stored")
+    made.add_argument(
+        "--engine",
+        choices=get_args(EngineName),
+        help="carry it out with this engine, auto: the fastest here; by default the one of the run's config",
+    )
     _resume_option(made)
+
+    made = command(
+        "runs", None, "Bring in runs from elsewhere.", "ksae runs import --profile full archives/runs-*.tar.gz"
+    )
+    actions = made.add_subparsers(required=True, metavar="ACTION")
+    bring = actions.add_parser("import", help="add the runs of archives that scripts/gpu_paper.py packed")
+    where(bring)
+    bring.add_argument("archive", type=Path, nargs="+", help="an archive")
+    bring.add_argument("--force", action="store_true", help="replace runs that are there already")
+    bring.set_defaults(command=_runs_import)
 
     made = command(
         "notebook", _notebook, "Execute one notebook into the results folder.",

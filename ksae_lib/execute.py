@@ -19,8 +19,8 @@ from ksae_lib.datasets.mnist import default_root
 from ksae_lib.datasets.norb import are_official, load_norb
 from ksae_lib.datasets.patches import load_patches
 from ksae_lib.datasets.toy_norb import toy_norb_folder
-from ksae_lib.engines import train
-from ksae_lib.finetune import finetune, new_net
+from ksae_lib.engines import EngineName, train
+from ksae_lib.finetune import DiscriminativeNet, finetune, new_net
 from ksae_lib.gabor import gabor_report
 from ksae_lib.model import KSparseAutoencoder
 from ksae_lib.plan import BaselineRun, DataConfig, Encoder, FinetuneRun, ReadoutRun, Run, TrainRun, stack
@@ -50,7 +50,13 @@ def load_data(config: DataConfig) -> Dataset:
 
 
 def obtain(
-    run: Run, store: RunStore, *, force: bool = False, resume: bool = True, progress: bool | None = None
+    run: Run,
+    store: RunStore,
+    *,
+    force: bool = False,
+    resume: bool = True,
+    progress: bool | None = None,
+    engine: EngineName | None = None,
 ) -> StoredRun:
     """The run from the store, carried out first if it is not there.
 
@@ -63,10 +69,11 @@ def obtain(
         force: carry it out even if it is there.
         resume: go on from the checkpoint of an interrupted run.
         progress: show a bar; None: only on a terminal.
+        engine: see ``execute``.
     """
     needs_weights = isinstance(run, TrainRun | BaselineRun)
     if force or not store.has(run, weights=needs_weights):
-        execute(run, store, resume=resume, progress=progress)
+        execute(run, store, resume=resume, progress=progress, engine=engine)
     return store.load(run)
 
 
@@ -76,26 +83,41 @@ def obtain_model(run: Encoder, store: RunStore, progress: bool | None = None) ->
     return store.load_model(run)
 
 
-def execute(run: Run, store: RunStore, *, resume: bool = True, progress: bool | None = None) -> Path:
-    """Carry out a run and store it in place of an earlier one of the same id; returns its folder."""
+def execute(
+    run: Run,
+    store: RunStore,
+    *,
+    resume: bool = True,
+    progress: bool | None = None,
+    engine: EngineName | None = None,
+) -> Path:
+    """Carry out a run and store it in place of an earlier one of the same id; returns its folder.
+
+    Args:
+        run: what to carry out.
+        store: where runs are kept.
+        resume: go on from the checkpoint of an interrupted run.
+        progress: show a bar; None: only on a terminal.
+        engine: trains a k-sparse autoencoder in place of the one the run names, which then only is part of its id;
+            ``gpu`` also trains baselines and reads out on the device.
+    """
     checkpoint = store.checkpoint(run)
     if not resume:
         checkpoint.unlink(missing_ok=True)
+    device = "cuda" if engine == "gpu" else "cpu"
     data = load_data(run.data)
+    kept: nn.Module | None = None
     if isinstance(run, TrainRun):
-        x, held_out = _inputs(run, data, store, progress)
-        model, history = train(x, run.train, checkpoint=checkpoint, progress=progress)
-        seconds = float(history["seconds"].sum())
-        results: dict[str, Any] = _describe(model, x, held_out, history)
-        if data.is_colour:
-            live = metrics.live_units(model, x)
-            results["gabor"] = gabor_report(model.weight.detach().numpy()[live], data.image_shape)
-        results["sparsity"] = metrics.sparsity_measures(dense_codes(model, held_out, 1.0))
-        kept: nn.Module | None = model
+        x, held_out = inputs_of(run, data, store, progress)
+        config = run.train if engine is None else replace(run.train, engine=engine)
+        kept, history = train(x, config, checkpoint=checkpoint, progress=progress)
+        seconds, results = describe(kept, x, held_out, history, data)
+        if engine is not None:
+            results["engine"] = engine
     elif isinstance(run, BaselineRun):
-        x, held_out = _inputs(run, data, store, progress)
+        x, held_out = inputs_of(run, data, store, progress)
         started = time.perf_counter()
-        kept, history = run.baseline.fit(x, held_out, progress)
+        kept, history = run.baseline.fit(x, held_out, progress, device)
         seconds = time.perf_counter() - started
         results = {
             "inputs": x.shape[1],
@@ -104,26 +126,15 @@ def execute(run: Run, store: RunStore, *, resume: bool = True, progress: bool | 
         if "loss" in history:
             results["loss"] = float(history["loss"].iloc[-1])
     elif isinstance(run, FinetuneRun):
-        encoders = [obtain_model(encoder, store, progress) for encoder in stack(run.encoder)]
-        net = new_net(encoders, data.train_x.shape[1], data.classes, run.finetune)
+        net = initial_net(run, data, store, progress)
         held = data.validation_x, data.validation_y
-        history, kept = finetune(net, data.train_x, data.train_y, run.finetune, held, progress), None
-        seconds = float(history["seconds"].sum())
-        wrong = net.mistakes(data.test_x, data.test_y)
-        results = {
-            "encoder_runs": [encoder.run_id for encoder in stack(run.encoder)],
-            "selected": {},
-            "loss": float(history["loss"].iloc[-1]),
-            "validation_error": float(history["validation_error"].iloc[-1]),
-            "test_error": 100 * len(wrong) / len(data.test_y),
-            "test_images": len(data.test_y),
-            "test_mistakes": wrong.tolist(),
-        }
+        history = finetune(net, data.train_x, data.train_y, run.finetune, held, progress)
+        seconds, results = assess(run, net, history, data)
     else:
         encoder = None if run.encoder is None else obtain_model(run.encoder, store, progress)
         started = time.perf_counter()
-        result = evaluate(data, encoder, run.readout)
-        seconds, history, kept = time.perf_counter() - started, result.trials, None
+        result = evaluate(data, encoder, run.readout, device)
+        seconds, history = time.perf_counter() - started, result.trials
         results = {
             "encoder_run": None if run.encoder is None else run.encoder.run_id,
             "code_mode": None if encoder is None else "alpha_k" if "alpha" in result.selected else "dense",
@@ -133,6 +144,21 @@ def execute(run: Run, store: RunStore, *, resume: bool = True, progress: bool | 
             "test_images": len(data.test_y),
             "test_mistakes": result.test_mistakes,
         }
+    folder = keep(run, store, data, seconds, results, history, kept)
+    checkpoint.unlink(missing_ok=True)
+    return folder
+
+
+def keep(
+    run: Run,
+    store: RunStore,
+    data: Dataset,
+    seconds: float,
+    results: dict[str, Any],
+    history: pd.DataFrame,
+    model: nn.Module | None,
+) -> Path:
+    """Store what a run left, with where it comes from; returns its folder."""
     record = {
         "run_id": run.run_id,
         "seed": _seed(run),
@@ -142,9 +168,7 @@ def execute(run: Run, store: RunStore, *, resume: bool = True, progress: bool | 
         "preprocessing": data.preprocessing,
         **provenance(),
     }
-    folder = store.save(run, record, history, kept, replace=True)
-    checkpoint.unlink(missing_ok=True)
-    return folder
+    return store.save(run, record, history, model, replace=True)
 
 
 def _seed(run: Run) -> int | None:
@@ -155,28 +179,57 @@ def _seed(run: Run) -> int | None:
     return run.train.seed if isinstance(run, TrainRun) else run.baseline.seed
 
 
-def _inputs(
-    run: TrainRun | BaselineRun, data: Dataset, store: RunStore, progress: bool | None
+def inputs_of(
+    run: TrainRun | BaselineRun, data: Dataset, store: RunStore, progress: bool | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """What an encoder is trained on and what it watches: images, or the fixed codes of the encoder below."""
     if run.below is None:
         return data.train_x, data.validation_x
     model = obtain_model(run.below, store, progress)
-    train_x, held_out = _inputs(run.below, data, store, progress)
+    train_x, held_out = inputs_of(run.below, data, store, progress)
     alpha = run.below_alpha or 1.0
     return dense_codes(model, train_x, alpha), dense_codes(model, held_out, alpha)
 
 
-def _describe(model: KSparseAutoencoder, x: np.ndarray, held_out: np.ndarray, history: pd.DataFrame) -> dict[str, Any]:
+def initial_net(run: FinetuneRun, data: Dataset, store: RunStore, progress: bool | None = None) -> DiscriminativeNet:
+    """The net a run fine-tunes, before it does."""
+    encoders = [obtain_model(encoder, store, progress) for encoder in stack(run.encoder)]
+    return new_net(encoders, data.train_x.shape[1], data.classes, run.finetune)
+
+
+def describe(
+    model: KSparseAutoencoder, x: np.ndarray, held_out: np.ndarray, history: pd.DataFrame, data: Dataset
+) -> tuple[float, dict[str, Any]]:
+    """Seconds of training and measures of a k-sparse autoencoder."""
     live = metrics.live_units(model, x)
-    area = metrics.effective_area(model.weight.detach().numpy()[live])
-    coherence, mean_coherence = metrics.mutual_coherence(model.weight[live])
-    return {
+    weight = model.weight.detach()
+    coherence, mean_coherence = metrics.mutual_coherence(weight[live])
+    results: dict[str, Any] = {
         "loss": float(history["loss"].iloc[-1]),
         "live_units": int(live.sum()),
         "live_units_set": "training images",
         "validation": metrics.reconstruction_report(model, held_out),
-        "effective_area_median": float(np.median(area)),
+        "effective_area_median": float(np.median(metrics.effective_area(weight.numpy()[live]))),
         "mutual_coherence": coherence,
         "mean_coherence": mean_coherence,
+    }
+    if data.is_colour:
+        results["gabor"] = gabor_report(weight.numpy()[live], data.image_shape)
+    results["sparsity"] = metrics.sparsity_measures(dense_codes(model, held_out, 1.0))
+    return float(history["seconds"].sum()), results
+
+
+def assess(
+    run: FinetuneRun, net: DiscriminativeNet, history: pd.DataFrame, data: Dataset
+) -> tuple[float, dict[str, Any]]:
+    """Seconds of fine-tuning and errors of a net."""
+    wrong = net.mistakes(data.test_x, data.test_y)
+    return float(history["seconds"].sum()), {
+        "encoder_runs": [encoder.run_id for encoder in stack(run.encoder)],
+        "selected": {},
+        "loss": float(history["loss"].iloc[-1]),
+        "validation_error": float(history["validation_error"].iloc[-1]),
+        "test_error": 100 * len(wrong) / len(data.test_y),
+        "test_images": len(data.test_y),
+        "test_mistakes": wrong.tolist(),
     }

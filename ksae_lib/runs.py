@@ -73,16 +73,28 @@ class RunStore:
         folder = self.folder(run)
         if not folder.exists():
             raise StoreError(f"{folder} is missing: 'ksae reproduce' trains it.")
+        stored = self.read(run.run_id)
+        if stored.run != run:
+            raise StoreError(f"{folder} holds another run than its name says: delete it to have it trained again.")
+        return stored
+
+    def read(self, run_id: str) -> StoredRun:
+        """Read the finished run of a folder.
+
+        Raises:
+            StoreError: it cannot be read, or is not the run of that name.
+        """
+        folder = self.root / run_id
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
             history = pd.read_csv(folder / "history.csv")
-        except (OSError, ValueError) as error:
+            run = from_json(config)
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise StoreError(f"{folder} cannot be read ({error}): delete it to have it trained again.") from error
-        stored = from_json(config)
-        if stored != run:
+        if run.run_id != run_id or metrics.get("run_id", run_id) != run_id:
             raise StoreError(f"{folder} holds another run than its name says: delete it to have it trained again.")
-        return StoredRun(stored, metrics, history)
+        return StoredRun(run, metrics, history)
 
     def load_model(self, run: Encoder) -> KSparseAutoencoder | Baseline:
         """The trained model of a run, k-sparse autoencoder or baseline.
@@ -134,14 +146,19 @@ class RunStore:
             history.to_csv(new / "history.csv", index=False, lineterminator="\n", float_format="%.6g")
             if model is not None:
                 save_file({name: t.contiguous() for name, t in model.state_dict().items()}, new / "weights.safetensors")
-            for path in new.iterdir():
-                path.chmod(0o644)
-                sync_file(path)
-            if folder.exists():
-                folder.rename(self._replaced(folder))
-            new.rename(folder)
+            return self.adopt(new, run)
         finally:
             shutil.rmtree(new, ignore_errors=True)
+
+    def adopt(self, new: Path, run: Run) -> Path:
+        """Move a finished run's folder, on the same file system, to where it belongs, in place of one there."""
+        folder = self.folder(run)
+        for path in new.iterdir():
+            path.chmod(0o644)
+            sync_file(path)
+        if folder.exists():
+            folder.rename(self._replaced(folder))
+        new.rename(folder)
         shutil.rmtree(self._replaced(folder), ignore_errors=True)
         return folder
 
