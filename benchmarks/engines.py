@@ -44,8 +44,8 @@ from ksae_lib.files import write_text
 from ksae_lib.plan import DataConfig
 
 WARM_UP_STEPS = 200
-_PRODUCT_SIZE = 2048
-_PAUSE_SECONDS = 0.02
+PRODUCT_SIZE = 2048
+PAUSE_SECONDS = 0.02
 _CPUINFO = Path("/proc/cpuinfo")
 _ENGINES: dict[str, dict[str, Any]] = {
     "reference": {"engine": "reference"},
@@ -100,7 +100,7 @@ def benchmark(
         while rounds == 0 or time.perf_counter() - started < seconds:
             for one in slices:
                 one.round()
-            peaks["flop_per_s"].append(2 * _PRODUCT_SIZE**3 / _product_s())
+            peaks["flop_per_s"].append(2 * PRODUCT_SIZE**3 / product_s())
             peaks["bytes_per_s"].append(update_bytes / update_s())
             rounds += 1
             bar.update()
@@ -158,7 +158,7 @@ class _Slices:
         """Time one slice of each engine, the same examples for all."""
         order = self._order(self.steps)
         for name, engine in self.engines.items():
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS)
             started = time.perf_counter()
             self._run(engine, order)
             self.seconds[name].append((time.perf_counter() - started) * self.task.epoch / len(order))
@@ -184,8 +184,8 @@ class _Slices:
         }
 
 
-def _product_s() -> float:
-    a = torch.ones(_PRODUCT_SIZE, _PRODUCT_SIZE)
+def product_s() -> float:
+    a = torch.ones(PRODUCT_SIZE, PRODUCT_SIZE)
     out = torch.empty_like(a)
     return _best_of(3, lambda: torch.mm(a, a, out=out))
 
@@ -206,7 +206,7 @@ def _update_without_gradient(weight: np.ndarray, velocity: np.ndarray, momentum:
 
 def _best_of(times: int, work: Callable[[], object]) -> float:
     best = float("inf")
-    time.sleep(_PAUSE_SECONDS)
+    time.sleep(PAUSE_SECONDS)
     for _ in range(times):
         started = time.perf_counter()
         work()

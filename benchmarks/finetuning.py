@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.engines import TASKS, hardware, output_options, present, rounded
+from benchmarks.engines import PAUSE_SECONDS, TASKS, hardware, output_options, present, rounded
 from ksae_lib import KSparseAutoencoder
 from ksae_lib.baselines import AutoencoderConfig
 from ksae_lib.baselines.autoencoder import Autoencoder
@@ -26,7 +26,6 @@ from ksae_lib.finetune import FinetuneConfig, NetEngine, make_engine, new_net
 
 _K, _UNITS, _CLASSES = 25, 1000, 10
 _RATE, _MOMENTUM = 0.1, 0.25
-_PAUSE_SECONDS = 0.02
 
 
 def _engines(x: np.ndarray, y: np.ndarray) -> dict[str, NetEngine]:
@@ -77,7 +76,7 @@ def benchmark(x: np.ndarray, y: np.ndarray, seconds: float, steps: int) -> dict[
     while not times["dense"] or time.perf_counter() - started < seconds:
         order = rng.integers(len(x), size=size)
         for name, engine in engines.items():
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS)
             begun = time.perf_counter()
             engine.run_epoch(order, _RATE, _MOMENTUM)
             times[name].append((time.perf_counter() - begun) * TASKS["mnist"].epoch / size)

@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks import engines, finetuning, readout
+from benchmarks import encoding, engines, finetuning, peers, readout, scaling
 from ksae_lib.datasets import Dataset
 
 FIGURES = {"reference_s_per_epoch", "cpu_s_per_epoch", "ratio", "floor_s_per_epoch"}
@@ -18,7 +19,7 @@ def few_examples(monkeypatch):
     x = (rng.random((200, 49)) * (rng.random((200, 49)) < 0.2)).astype(np.float32)
     monkeypatch.setattr(engines, "load_data", lambda config: SimpleNamespace(train_x=x))
     monkeypatch.setattr(engines, "WARM_UP_STEPS", 2)
-    monkeypatch.setattr(engines, "_PRODUCT_SIZE", 64)
+    monkeypatch.setattr(engines, "PRODUCT_SIZE", 64)
 
 
 def test_json_is_one_object_with_the_promised_keys(few_examples, capfd, tmp_path):
@@ -109,3 +110,78 @@ def test_readout_benchmark_times_both_solvers_on_the_same_codes(monkeypatch, cap
     assert "scikit-learn" in capfd.readouterr().out
     with pytest.raises(SystemExit):
         readout.main(["--epochs", "0"])
+
+
+def sparse_images(n=600):
+    rng = np.random.default_rng(0)
+    return (rng.random((n, 49)) * (rng.random((n, 49)) < 0.2)).astype(np.float32)
+
+
+def test_peers_that_are_not_installed_are_named_and_the_others_timed(monkeypatch):
+    def missing(x, k):
+        raise ImportError("No module named 'peer'")
+
+    def loop(x, k):
+        model = torch.nn.Linear(x.shape[1], x.shape[1])
+        return peers._loop(x, model, lambda batch: peers._squared(batch, model(batch)))
+
+    monkeypatch.setattr(peers, "UNITS", 60)
+    monkeypatch.setattr(
+        peers,
+        "PEERS",
+        {"slow": peers.Peer("torch", "untied", "SGD", loop), "gone": peers.Peer("torch", "untied", "SGD", missing)},
+    )
+    results = peers.benchmark(sparse_images(), 5, "cpu", 0, 2)
+    assert results["left_out"] == {"gone": "not installed: No module named 'peer'"}
+    assert list(results["peers"]) == ["ours, cpu engine", "plain autograd", "slow"]
+    assert results["rounds"] == 5
+    ours, plain, slow = results["peers"].values()
+    assert ours["loss"] == pytest.approx(plain["loss"], rel=1e-3), "the same model on the same batches"
+    assert slow["loss"] is None
+    assert slow["fastest_peer_over_this"] == 1
+    assert "gone: not installed" in peers.table(results)
+
+
+def test_many_models_at_once_train_in_a_benchmark_as_the_plain_loop_does():
+    x = torch.from_numpy(sparse_images(300))
+    order = np.random.default_rng(0).permutation(200)
+    batched, plain = peers._batched(3, "float32")(x, 5), peers._ours("reference")(x, 5)
+    assert batched(order) == pytest.approx(plain(np.argsort(order)), rel=1e-4)
+
+
+def test_encoders_are_compared_at_equal_sparsity(monkeypatch):
+    monkeypatch.setattr(encoding, "UNITS", 120)
+    monkeypatch.setattr(encoding, "PRODUCT_SIZE", 64)
+    monkeypatch.setattr(encoding, "_SPARSE_CODED", 30)
+    monkeypatch.setattr(encoding, "_DICTIONARY_BATCH", 50)
+    x = sparse_images()
+    results = encoding.benchmark(x, x, 4, 3, 0.0)
+    rows = results["methods"]
+    assert rows["k-sparse encoder"]["l0"] == 4
+    assert rows["OMP"]["l0"] <= 4
+    assert 2 < rows["LARS-lasso"]["l0"] <= 5
+    assert rows["OMP"]["fvu"] < rows["k-sparse encoder"]["fvu"], "sparse coding solves for its values"
+    assert results["support_with_least_squares_fvu"] < rows["k-sparse encoder"]["fvu"]
+    assert rows["OMP"]["encoder_over_this"] == pytest.approx(
+        rows["k-sparse encoder"]["images_per_s"] / rows["OMP"]["images_per_s"], rel=1e-2
+    )
+    assert "encoder / this" in encoding.table(results)
+
+
+def test_sizes_grow_one_at_a_time_beside_a_roofline_of_products_and_bytes(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(scaling, "VARIED", {"units": (50, 100), "k": (5,), "models": (2,)})
+    monkeypatch.setattr(scaling, "_product_rate", lambda device: 1e9)
+    monkeypatch.setattr(scaling, "_copy_rate", lambda device: 1e9)
+    file, figure = tmp_path / "scaling.json", tmp_path / "scaling.png"
+    scaling.main(["--output", str(file), "--plot", str(figure)])
+    points = json.loads(file.read_text())["points"]
+    assert [(p["varied"], p["units"], p["k"]) for p in points] == [
+        ("units", 50, 25),
+        ("units", 100, 25),
+        ("k", 1000, 5),
+    ], "many models at once only on a GPU"
+    assert points[0]["roofline_s_per_step"] == pytest.approx((10 * 100 * 50 * 784 + 16 * 50 * 784) / 1e9, rel=1e-3)
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    capsys.readouterr()
+    scaling.main(["--from", str(file)])
+    assert capsys.readouterr().out.count("\n") == 4

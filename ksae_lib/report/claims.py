@@ -14,7 +14,7 @@ from scipy import stats
 from ksae_lib.plan import Claim, Encoder, FinetuneRun, ReadoutRun, depends_on_seed
 from ksae_lib.report.tables import FEWEST_SEEDS, shorter_than_the_paper
 from ksae_lib.runs import StoredRun
-from ksae_lib.study import Study
+from ksae_lib.study import Study, project_root
 
 COMPARISON_NOTE = (
     "Difference of the mean errors in points with a 95% interval and p value: errors are paired image by image on the "
@@ -273,6 +273,27 @@ def _gabor(store: _Evidence, want: dict[str, Any]) -> list[Finding]:
     return [Finding(more, said, stored), wanted]
 
 
+def _encoding(_: _Evidence, want: dict[str, Any]) -> list[Finding]:
+    """``{times, than}``: the encoder codes so many times as many images a second as each of these methods.
+
+    Faster by less decides nothing, slower is the opposite. Read from the stored benchmark: speed takes no runs.
+    """
+    file = project_root() / "benchmarks" / "results" / "encoding.json"
+    if not file.exists():
+        return [Finding(None, "the benchmark is missing", [])]
+    measured = json.loads(file.read_text(encoding="utf-8"))
+    ratios = {name: measured["methods"][name]["encoder_over_this"] for name in want["than"]}
+    return [
+        Finding(
+            1 if ratio >= want["times"] else 0 if ratio > 1 else -1,
+            f"{ratio:,.0f} times as many images a second as {name}, wanted are {want['times']}",
+            [],
+            measured["rounds"],
+        )
+        for name, ratio in ratios.items()
+    ]
+
+
 _KINDS: dict[str, Callable[[_Evidence, dict[str, Any]], list[Finding]]] = {
     "lower_error": _lower,
     "also_lower_error": _lower,
@@ -280,4 +301,5 @@ _KINDS: dict[str, Callable[[_Evidence, dict[str, Any]], list[Finding]]] = {
     "falls_with_k": _falls,
     "sparser": _sparser,
     "gabor": _gabor,
+    "encoding": _encoding,
 }

@@ -39,6 +39,8 @@ def blocks(results: Path) -> dict[str, str]:
                 ("norb_speed", "engines_norb.json", _speed),
                 ("tuning_speed", "finetuning.json", _tuning_speed),
                 ("readout_speed", "readout.json", _readout_speed),
+                ("peers_speed", "peers.json", _peers_speed),
+                ("encoding_speed", "encoding.json", _encoding_speed),
             )
         },
     }
@@ -155,6 +157,50 @@ def _tuning_speed(measured: dict[str, Any]) -> str:
         )
     ]
     return "Seconds per epoch of fine-tuning, every layer trained, αk = 75:\n\n" + markdown(pd.DataFrame(rows))
+
+
+def _peers_speed(measured: dict[str, Any]) -> str:
+    rows = pd.DataFrame(
+        {
+            "": f"{name} {row['version']}" if row["version"] else name,
+            "weights": row["model"],
+            "optimizer": row["optimizer"],
+            "seconds per epoch": f"{row['s_per_epoch']:.2f}",
+            "quartiles": "{:.2f} – {:.2f}".format(*row["quartiles"]),
+            "fastest peer / this": f"{row['fastest_peer_over_this']:.1f}",
+        }
+        for name, row in measured["peers"].items()
+    )
+    task, hardware = measured["task"], measured["hardware"]
+    return (
+        f"MNIST, {task['images']:,} × {task['inputs']}, {task['units']} units, k = {task['k']}, batch "
+        f"{task['batch_size']}, float32, on {hardware.get('gpu') or hardware['cpu']}, {hardware['cores']} cores; "
+        f"median of {measured['rounds']} rounds:\n\n" + markdown(rows)
+    )
+
+
+def _encoding_speed(measured: dict[str, Any]) -> str:
+    rows = [
+        {
+            "": name,
+            "images per second": f"{row['images_per_s']:,.0f}",
+            "encoder / this": f"{row['encoder_over_this']:,.0f}",
+            "atoms of a code": f"{row['l0']:.1f}",
+            "FVU": f"{row['fvu']:.3f}",
+        }
+        for name, row in measured["methods"].items()
+    ]
+    floor = {
+        "": "floor: the product with the dictionary",
+        "images per second": f"{measured['floor_images_per_s']:,.0f}",
+    }
+    task, hardware = measured["task"], measured["hardware"]
+    return (
+        f"MNIST test images, {task['units']} atoms, k = {task['k']}, one core of {hardware['cpu']}; FVU of the first "
+        f"{task['sparse_coded']}:\n\n" + markdown(pd.DataFrame([*rows, floor]).fillna("–")) + "\nThe encoder's support "
+        f"with least-squares values has FVU {measured['support_with_least_squares_fvu']:.3f}; the dictionary of the "
+        f"last method was learned from {measured['dictionary_learned_from']:,} images.\n"
+    )
 
 
 def filled(text: str, generated: dict[str, str]) -> str:
