@@ -1,7 +1,7 @@
 """The plan as a workflow: train and read out what changed, then notebooks, then the report.
 
 `ksae reproduce` starts it. By hand, or on a cluster:
-    snakemake --cores 2 --config profile=quick
+    snakemake --cores 2 --force-use-threads --config profile=quick
 Rules write stamps, not results: a result folder is put in place by one rename, and an interrupted or failed job
 leaves the earlier one as it was.
 """

@@ -1,13 +1,15 @@
 """Seconds per MNIST epoch of this library and of those that train TopK autoencoders, in one run.
 
 All train 1000 units on MNIST's 50,000 training images in batches of 100, float32, k = 25, by SGD with momentum 0.9
-where the peer lets the user choose, each on the same batches. As in ``benchmarks.engines``, every round times the
-same short slice of an epoch for each in turn; seconds are scaled up by steps and figures are medians over the rounds.
-A peer that is not installed is left out and named: ``pip install -r benchmarks/peers.txt``.
+where the peer lets the user choose, each on the same batches (the gpu engine: on as many). As in
+``benchmarks.engines``, every round times the same short slice of an epoch for each in turn; seconds are scaled up by
+steps and figures are medians over the rounds. A peer that is not installed is left out and named:
+``pip install -r benchmarks/peers.txt`` into an environment of its own, beside this project (it wants a later
+matplotlib than overcomplete; pip says so, and the benchmark draws nothing).
 
 The peers are not all the same model. Ours and the plain loop have tied weights and no ReLU, as the paper; the peers
 have an encoder and a decoder, hence twice the parameters. Losses of ours and of the plain loop, which are the same
-model, are compared; ``benchmarks.engines`` has the floor of the machine.
+model, are both in the results; ``benchmarks.engines`` has the floor of the machine.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from ksae_lib.datasets import DataError, load_mnist
 from ksae_lib.datasets.download import fetch, take, verify
 from ksae_lib.datasets.mnist import default_root
 from ksae_lib.datasets.norb import BASES, OFFICIAL
-from ksae_lib.engines import DivergenceError, EngineName, TrainConfig, choose_engine
+from ksae_lib.engines import DivergenceError, EngineName, choose_engine
 from ksae_lib.notebooks import NotebookError, execute_notebook
 from ksae_lib.plan import NORB, PlanError, Run, TrainRun
 from ksae_lib.runs import StoredRun, StoreError
@@ -82,7 +82,7 @@ def _run(options: argparse.Namespace) -> None:
     run = study.plan.run(options.run_id)
     before = study.store.load(run) if study.store.has(run) else None
     try:
-        engine = None if options.engine is None else _engine(options.engine, run)
+        engine = options.engine and _engine(options.engine, run)
         after = obtain(run, study.store, force=options.force, resume=options.resume, engine=engine)
     except ValueError as error:
         raise PlanError(f"{run.run_id} cannot be carried out: {error}") from error
@@ -93,8 +93,9 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _engine(wanted: EngineName, run: Run) -> EngineName:
-    config = replace(run.train, engine=wanted) if isinstance(run, TrainRun) else TrainConfig(engine=wanted)
-    name, why = choose_engine(config)
+    if not isinstance(run, TrainRun):
+        raise PlanError(f"{run.run_id} trains no k-sparse autoencoder: leave --engine out.")
+    name, why = choose_engine(replace(run.train, engine=wanted))
     print(f"engine: {name} ({why})")
     return name
 
@@ -234,7 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--engine",
         choices=get_args(EngineName),
-        help="carry it out with this engine, auto: the fastest here; by default the one of the run's config",
+        help="train a k-sparse autoencoder with this engine, auto: the fastest here; by default the one of its config",
     )
     _resume_option(made)
 

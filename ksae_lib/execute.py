@@ -19,7 +19,7 @@ from ksae_lib.datasets.mnist import default_root
 from ksae_lib.datasets.norb import are_official, load_norb
 from ksae_lib.datasets.patches import load_patches
 from ksae_lib.datasets.toy_norb import toy_norb_folder
-from ksae_lib.engines import EngineName, train
+from ksae_lib.engines import EngineName, choose_engine, train
 from ksae_lib.finetune import DiscriminativeNet, finetune, new_net
 from ksae_lib.gabor import gabor_report
 from ksae_lib.model import KSparseAutoencoder
@@ -90,6 +90,7 @@ def execute(
     resume: bool = True,
     progress: bool | None = None,
     engine: EngineName | None = None,
+    device: str = "cpu",
 ) -> Path:
     """Carry out a run and store it in place of an earlier one of the same id; returns its folder.
 
@@ -98,13 +99,12 @@ def execute(
         store: where runs are kept.
         resume: go on from the checkpoint of an interrupted run.
         progress: show a bar; None: only on a terminal.
-        engine: trains a k-sparse autoencoder in place of the one the run names, which then only is part of its id;
-            ``gpu`` also trains baselines and reads out on the device.
+        engine: trains a k-sparse autoencoder in place of the one the run names, which then only is part of its id.
+        device: baselines are trained and readouts fitted there.
     """
     checkpoint = store.checkpoint(run)
     if not resume:
         checkpoint.unlink(missing_ok=True)
-    device = "cuda" if engine == "gpu" else "cpu"
     data = load_data(run.data)
     kept: nn.Module | None = None
     if isinstance(run, TrainRun):
@@ -113,7 +113,7 @@ def execute(
         kept, history = train(x, config, checkpoint=checkpoint, progress=progress)
         seconds, results = describe(kept, x, held_out, history, data)
         if engine is not None:
-            results["engine"] = engine
+            results["engine"], _ = choose_engine(config)
     elif isinstance(run, BaselineRun):
         x, held_out = inputs_of(run, data, store, progress)
         started = time.perf_counter()
@@ -144,6 +144,8 @@ def execute(
             "test_images": len(data.test_y),
             "test_mistakes": result.test_mistakes,
         }
+    if device != "cpu" and isinstance(run, BaselineRun | ReadoutRun):
+        results["device"] = device
     folder = keep(run, store, data, seconds, results, history, kept)
     checkpoint.unlink(missing_ok=True)
     return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from ksae_lib import schedule
 from ksae_lib.baselines.autoencoder import drop
 from ksae_lib.engines import DivergenceError
 from ksae_lib.engines.batched import choose_largest
+from ksae_lib.engines.many import diverged
 from ksae_lib.engines.training import order_of
 from ksae_lib.finetune import ACTIVATIONS, DiscriminativeNet, FinetuneConfig, Layer, refuse_unfit, stages
 
@@ -51,7 +51,7 @@ class BatchedNets:
             else torch.tensor([net.layers[number].kept for net in nets], device=self.device).view(-1, 1, 1)
             for number, layer in enumerate(self.layers)
         ]
-        self._select = choose_largest(self.device)
+        self._select = choose_largest(self.device, self.parameters[0].dtype)
 
     def forward(self, x: Tensor, noise: torch.Generator | None = None, fixed: int = 0) -> Tensor:
         """Logits (shape: [nets, batch, classes]) of examples (shape: [nets, batch, inputs]); see the net's own."""
@@ -151,7 +151,12 @@ def finetune_many(
                 )
                 bar.update()
     together.write_back()
-    return [_outcome(net, [of_epoch[number] for of_epoch in rows]) for number, net in enumerate(nets)]
+    outcomes: list[pd.DataFrame | DivergenceError] = []
+    for number, net in enumerate(nets):
+        history = [of_epoch[number] for of_epoch in rows]
+        error = diverged("Fine-tuning", history, net.parameters())
+        outcomes.append(pd.DataFrame(history) if error is None else error)
+    return outcomes
 
 
 def kind_of(net: DiscriminativeNet) -> tuple[Any, ...]:
@@ -162,14 +167,3 @@ def kind_of(net: DiscriminativeNet) -> tuple[Any, ...]:
         if isinstance(layer, Layer)
     ]
     return (*parts, net.softmax.out_features, net.softmax.weight.dtype)
-
-
-def _outcome(net: DiscriminativeNet, rows: list[dict[str, Any]]) -> pd.DataFrame | DivergenceError:
-    bad = next((row for row in rows if not math.isfinite(row["loss"])), None)
-    if bad is None and all(bool(p.isfinite().all()) for p in net.parameters()):
-        return pd.DataFrame(rows)
-    last = bad or rows[-1]
-    return DivergenceError(
-        f"Fine-tuning diverged: the loss or a weight stopped being finite by epoch {last['epoch']} (counted from 0) at "
-        f"learning rate {last['learning_rate']:g}. Lower the learning rate."
-    )

@@ -92,7 +92,7 @@ class RunStore:
             run = from_json(config)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise StoreError(f"{folder} cannot be read ({error}): delete it to have it trained again.") from error
-        if run.run_id != run_id or metrics.get("run_id", run_id) != run_id:
+        if not isinstance(metrics, dict) or run.run_id != run_id or metrics.get("run_id", run_id) != run_id:
             raise StoreError(f"{folder} holds another run than its name says: delete it to have it trained again.")
         return StoredRun(run, metrics, history)
 

@@ -28,7 +28,15 @@ _CODE = {
     "baseline": (*_SHARED, "schedule.py", "baselines/*.py"),
     "readout": (*_SHARED, "baselines/base.py"),
     "finetune": (*_SHARED, "schedule.py", "engines/*.py", "baselines/*.py", "finetune.py"),
-    "report": ("metrics.py", "plan.py", "study.py", "notebooks.py", "report/*.py", "../experiments.yaml"),
+    "report": (
+        "metrics.py",
+        "plan.py",
+        "study.py",
+        "notebooks.py",
+        "report/*.py",
+        "../experiments.yaml",
+        "../benchmarks/results/*.json",
+    ),
 }
 _PATIENCE_SECONDS = 3.0
 _ONE_THREAD = dict.fromkeys(("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -96,6 +104,10 @@ class _Worker:
         # Before multiprocessing, at exit, waits for the process to end.
         atexit.register(self._commands.close)
 
+    def is_alive(self) -> bool:
+        """Whether it still waits for commands: one that idled may have been killed."""
+        return self._process.is_alive()
+
     def run(self, words: Sequence[str]) -> int | None:
         """Exit status of a ``ksae`` command; None: the process is gone."""
         try:
@@ -112,15 +124,17 @@ _idle: SimpleQueue[_Worker] = SimpleQueue()
 def _work(commands: Connection) -> None:
     from ksae_lib.cli import main
 
-    with suppress(EOFError, KeyboardInterrupt):
+    with suppress(EOFError, OSError, KeyboardInterrupt):
         while True:
             words = commands.recv()
             _forget_peak_memory()
-            commands.send(main(words))
+            status = main(words)
+            sys.stdout.flush()
+            commands.send(status)
 
 
 def _forget_peak_memory() -> None:
-    """Let the peak that a run records be its own; only Linux can."""
+    """Count the peak that a run records from now on, data of earlier runs that are kept included; only Linux can."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
@@ -137,7 +151,8 @@ def step(*arguments: object) -> None:
     words = [str(argument) for argument in arguments]
     os.environ.update(_ONE_THREAD)
     try:
-        worker = _idle.get_nowait()
+        while not (worker := _idle.get_nowait()).is_alive():
+            pass
     except Empty:
         worker = _Worker()
     status = worker.run(words)

@@ -1,10 +1,11 @@
-"""Every run of a profile on one GPU, in slices of a few minutes, and archives to take home.
+"""The paper's runs of a profile on one GPU, in slices of a few minutes, and archives to take home.
 
     python scripts/gpu_paper.py --minutes 9 --pack archives     # again and again until it says that nothing is left
     ksae runs import --profile full archives/runs-*.tar.gz      # at home
 
-Runs that are alike are trained at once. What a slice leaves undone goes on from its checkpoint. Needs torch and
-Triton, and of this project the library alone: no notebooks, no Snakemake.
+Runs that are alike are trained at once. A slice needs the disk of the one before: training of k-sparse autoencoders
+goes on from its checkpoint, what else was begun is begun again. Needs torch and Triton, and of this project the library
+alone: no notebooks, no Snakemake.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, help="seeds per table row (default: the profile's)")
     parser.add_argument("--only", default=EXPERIMENTS, help=f"experiments (default: {EXPERIMENTS})")
     parser.add_argument("--results", type=Path, default=default_results(), help="folder of results")
-    parser.add_argument("--device", default="cuda", help="torch device (default: cuda)")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="where (default: cuda)")
     parser.add_argument(
         "--precision", choices=get_args(Precision), default="float32", help="of products (default: float32)"
     )
     parser.add_argument("--minutes", type=float, default=9.0, help="begin nothing after these (default: 9)")
     parser.add_argument("--pack", type=Path, help="then write the finished runs into archives in this folder")
-    parser.add_argument("--archive-mib", type=float, default=15.0, help="size of an archive at most (default: 15)")
+    parser.add_argument("--archive-mib", type=float, default=16.0, help="size of an archive at most (default: 16)")
     options = parser.parse_args(arguments)
     try:
         study = Study(options.profile, options.results, options.seeds)

@@ -75,8 +75,8 @@ class BatchedEngine:
         self._rate = empty(runs, 1, 1)
         self._total = empty(runs, dtype=torch.float64)
         self._uses = empty(runs, units, dtype=torch.int64)
-        self._graphs: dict[float, torch.cuda.CUDAGraph] = {}
-        self._select = choose_largest(self.device)
+        self._graph: tuple[float, torch.cuda.CUDAGraph] | None = None
+        self._select = choose_largest(self.device, self._x.dtype)
 
     @torch.no_grad()
     def run_epoch(
@@ -101,9 +101,10 @@ class BatchedEngine:
             if self.device.type != "cuda":
                 self._epoch(momentum)
             else:
-                if momentum not in self._graphs:
-                    self._graphs[momentum] = self._captured(momentum)
-                self._graphs[momentum].replay()
+                if self._graph is None or self._graph[0] != momentum:
+                    self._graph = None
+                    self._graph = momentum, self._captured(momentum)
+                self._graph[1].replay()
         losses, uses = (self._total / orders.shape[1]).tolist(), self._uses.cpu().numpy()
         return [EpochResult(loss, of_model) for loss, of_model in zip(losses, uses, strict=True)]
 
@@ -124,7 +125,8 @@ class BatchedEngine:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            for start in {0, max(0, self._order.shape[1] - self.batch_size)}:
+            # Both sizes of batch: kernels for a size cannot be compiled within the capture.
+            for start in {0, (self._order.shape[1] - 1) // self.batch_size * self.batch_size}:
                 self._step(start, momentum)
         torch.cuda.current_stream().wait_stream(side)
         for value, own in zip(state, before, strict=True):
@@ -220,9 +222,9 @@ def largest(z: Tensor, k: Tensor) -> Tensor:
     return above | (tied & (tied.cumsum(-1) <= k - above.sum(-1, keepdim=True)))
 
 
-def choose_largest(device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-    """``largest``, on a CUDA device as one kernel."""
-    if device.type != "cuda":
+def choose_largest(device: torch.device, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
+    """``largest``, of float32 on a CUDA device as one kernel."""
+    if device.type != "cuda" or dtype != torch.float32:
         return largest
     from ksae_lib.engines.triton_select import largest_on_device
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from ksae_lib.engines.batched import BatchedEngine, Precision
@@ -63,6 +64,8 @@ def train_many(
     kinds = {tuple(getattr(config, name) for name in ALIKE) for config in configs}
     if len(kinds) != 1:
         raise ValueError(f"{len(configs)} runs of {len(kinds)} kinds: they must have the same {', '.join(ALIKE)}.")
+    if any(config.support_dtype != "float32" for config in configs):
+        raise ValueError("support_dtype = 'bfloat16' is the cpu engine's alone: train that run by itself.")
     own = [x[number] for number in range(len(configs))] if x.ndim == 3 else [x] * len(configs)
     models = [new_model(config, of_run) for config, of_run in zip(configs, own, strict=True)]
     for model, of_run in zip(models, own, strict=True) if x.ndim == 3 else ((models[0], x),):
@@ -101,15 +104,26 @@ def train_many(
                 saver.save(rows)
                 last_saved = time.monotonic()
     engine.write_back()
-    return [_outcome(model, [of_epoch[number] for of_epoch in rows]) for number, model in enumerate(models)]
+    histories = [[of_epoch[number] for of_epoch in rows] for number in range(len(models))]
+    return [
+        diverged("Training", history, model.parameters()) or (model, pd.DataFrame(history))
+        for model, history in zip(models, histories, strict=True)
+    ]
 
 
-def _outcome(model: KSparseAutoencoder, rows: list[dict[str, Any]]) -> Trained | DivergenceError:
+def diverged(what: str, rows: Sequence[dict[str, Any]], parameters: Iterable[Tensor]) -> DivergenceError | None:
+    """The error of a run among others whose loss or parameters stopped being finite, if they did.
+
+    Args:
+        what: the run was doing.
+        rows: of its history.
+        parameters: at its end.
+    """
     bad = next((row for row in rows if not math.isfinite(row["loss"])), None)
-    if bad is None and all(bool(p.isfinite().all()) for p in model.parameters()):
-        return model, pd.DataFrame(rows)
+    if bad is None and all(bool(p.isfinite().all()) for p in parameters):
+        return None
     last = bad or rows[-1]
     return DivergenceError(
-        f"Training diverged: the loss or a weight stopped being finite by epoch {last['epoch']} (counted from 0) at "
-        f"learning rate {last['learning_rate']:g} with k = {last['k']}. Lower the learning rate."
+        f"{what} diverged: the loss or a weight stopped being finite by epoch {last['epoch']} (counted from 0) at "
+        f"learning rate {last['learning_rate']:g}. Lower the learning rate."
     )

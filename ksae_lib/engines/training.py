@@ -113,7 +113,7 @@ def choose_engine(config: TrainConfig) -> tuple[EngineName, str]:
     Raises:
         ValueError: the config asks for a GPU and there is none.
     """
-    missing = _gpu_missing()
+    missing = gpu_missing()
     if config.engine == "gpu" and missing is not None:
         raise ValueError(f"engine = 'gpu' is not possible: {missing}. Choose auto or cpu.")
     if config.engine != "auto":
@@ -125,7 +125,8 @@ def choose_engine(config: TrainConfig) -> tuple[EngineName, str]:
     return "cpu", missing
 
 
-def _gpu_missing() -> str | None:
+def gpu_missing() -> str | None:
+    """Why the gpu engine cannot be used here; None: it can."""
     if not torch.cuda.is_available():
         return "torch sees no CUDA device"
     return None if find_spec("triton") else "Triton is not installed"

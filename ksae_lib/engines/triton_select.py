@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 _BITS = tl.constexpr(32)
+_WIDEST = 2**17
 
 
 @triton.jit
@@ -35,6 +36,11 @@ def _largest(z, k, support, units, rows_per_model, width: tl.constexpr):  # noqa
     tl.store(support + row * units + column, kept, mask=inside)
 
 
+def warps(width: int) -> int:
+    """Warps of a program: at most 64 values a thread up to 65,536 units."""
+    return max(4, min(32, width // 256))
+
+
 def largest_on_device(z: Tensor, k: Tensor) -> Tensor:
     """As ``batched.largest``, for float32 rows: exact, 32 counts of each row, nothing leaves the device.
 
@@ -44,8 +50,14 @@ def largest_on_device(z: Tensor, k: Tensor) -> Tensor:
 
     Returns:
         Boolean mask of z's shape.
+
+    Raises:
+        ValueError: more units than a program can hold.
     """
     models, batch, units = z.shape
+    width = triton.next_power_of_2(units)
+    if width > _WIDEST:
+        raise ValueError(f"{units} units are more than the selection kernel takes: at most {_WIDEST}.")
     support = torch.empty(z.shape, dtype=torch.bool, device=z.device)
-    _largest[(models * batch,)](z, k, support, units, batch, triton.next_power_of_2(units))
+    _largest[(models * batch,)](z, k, support, units, batch, width, num_warps=warps(width))
     return support

@@ -288,7 +288,6 @@ def _encoding(_: _Evidence, want: dict[str, Any]) -> list[Finding]:
             1 if ratio >= want["times"] else 0 if ratio > 1 else -1,
             f"{ratio:,.0f} times as many images a second as {name}, wanted are {want['times']}",
             [],
-            measured["rounds"],
         )
         for name, ratio in ratios.items()
     ]

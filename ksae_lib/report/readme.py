@@ -167,7 +167,7 @@ def _peers_speed(measured: dict[str, Any]) -> str:
             "optimizer": row["optimizer"],
             "seconds per epoch": f"{row['s_per_epoch']:.2f}",
             "quartiles": "{:.2f} – {:.2f}".format(*row["quartiles"]),
-            "fastest peer / this": f"{row['fastest_peer_over_this']:.1f}",
+            "fastest peer / this": f"{ratio:.1f}" if (ratio := row["fastest_peer_over_this"]) else "–",
         }
         for name, row in measured["peers"].items()
     )
