@@ -12,7 +12,8 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -99,7 +100,8 @@ class _Worker:
     def __init__(self) -> None:
         self._commands, theirs = _PROCESSES.Pipe()
         self._process = _PROCESSES.Process(target=_work, args=(theirs,))
-        self._process.start()
+        with _started_with(_ONE_THREAD):
+            self._process.start()
         theirs.close()
         # Before multiprocessing, at exit, waits for the process to end.
         atexit.register(self._commands.close)
@@ -119,6 +121,23 @@ class _Worker:
 
 
 _idle: SimpleQueue[_Worker] = SimpleQueue()
+_environment = threading.Lock()
+
+
+@contextmanager
+def _started_with(variables: Mapping[str, str]) -> Iterator[None]:
+    """Have variables in the environment that a new process inherits, and nobody else."""
+    with _environment:
+        before = {name: os.environ.get(name) for name in variables}
+        os.environ.update(variables)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
 
 def _work(commands: Connection) -> None:
@@ -149,7 +168,6 @@ def step(*arguments: object) -> None:
         WorkflowError: it failed, or was killed.
     """
     words = [str(argument) for argument in arguments]
-    os.environ.update(_ONE_THREAD)
     try:
         while not (worker := _idle.get_nowait()).is_alive():
             pass

@@ -191,11 +191,13 @@ def test_an_interrupt_that_snakemake_lost_is_repeated(tmp_path: Path, monkeypatc
 
 
 def test_a_step_that_fails_or_ends_early_fails_the_workflow(tmp_path: Path) -> None:
+    before = dict(os.environ)
     step("run", "--list", "--profile", "smoke", "--results", tmp_path / "with a space")
     with pytest.raises(WorkflowError, match=r"'ksae run no-such-run --profile smoke' failed: status 1\."):
         step("run", "no-such-run", "--profile", "smoke")
     with pytest.raises(WorkflowError, match="broken off"):
         step("run", "--no-such-option")
+    assert dict(os.environ) == before
 
 
 def reproduce(results: Path, *arguments: str) -> subprocess.Popen[str]:
