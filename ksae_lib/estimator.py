@@ -18,8 +18,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
+from ksae_lib.encoding import encode
 from ksae_lib.engines import DivergenceError, TrainConfig, make_engine, new_model, train
-from ksae_lib.engines.training import EngineName
+from ksae_lib.engines.training import EngineName, Settings, order_of
 from ksae_lib.metrics import reconstruction_report
 from ksae_lib.model import Activation, BiasInit, CodeMode, KSparseAutoencoder
 
@@ -168,17 +169,14 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         engine = make_engine(model, x, config)
         for name, value in velocity.items():
             engine.velocity[name].copy_(value)
-        order = np.random.default_rng([config.seed, epoch]).permutation(len(x))
-        result = engine.run_epoch(order, model.k, config.learning_rate, config.momentum)
+        now = Settings(model.k, config.learning_rate, config.momentum)
+        result = engine.run_epoch(order_of(config.seed, epoch, len(x)), *now)
         if not math.isfinite(result.loss):
             raise DivergenceError(
                 f"Training diverged: the loss became {result.loss} in call {epoch + 1} of partial_fit. Lower the "
                 f"learning rate, {config.learning_rate:g}, or the scale, {scale:g}."
             )
-        row = {
-            "epoch": epoch, "k": model.k, "learning_rate": config.learning_rate, "momentum": config.momentum,
-            "loss": result.loss, "live_units": np.count_nonzero(result.uses), "seconds": time.perf_counter() - started,
-        }  # fmt: skip
+        row = now.row(epoch, result, time.perf_counter() - started)
         rows = pd.concat([*history, pd.DataFrame([row])], ignore_index=True)
         self._finish(x, model, rows, scale, config.seed, engine.velocity)
         return self
@@ -194,13 +192,21 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         """
         check_is_fitted(self, "model_")
         x = self._validated(X, reset=False)
-        blocks = (self.model_.encode(block, self.code_mode, self.alpha).numpy() for block in _blocks(x, self.scale_))
+        blocks = (self._coded(block) for block in _blocks(x, self.scale_))
         if self.sparse_output:
             return sparse.csr_array(sparse.vstack([sparse.csr_array(block) for block in blocks]))
         codes = np.empty((len(x), self.model_.units), np.float32)
         for start, block in zip(range(0, len(x), _CHUNK), blocks, strict=True):
-            codes[start : start + _CHUNK] = block
+            codes[start : start + _CHUNK] = block if isinstance(block, np.ndarray) else block.toarray()
         return codes
+
+    def _coded(self, x: torch.Tensor) -> np.ndarray | sparse.csr_array:
+        model, mode = self.model_, CodeMode(self.code_mode)
+        if mode is CodeMode.K:
+            return encode(model, x.numpy(), model.k)
+        if mode is CodeMode.ALPHA_K:
+            return encode(model, x.numpy(), model.alpha_k(self.alpha))
+        return model.encode(x, mode).numpy()
 
     def inverse_transform(self, X: Any) -> np.ndarray:  # noqa: N803
         """Reconstructions x̂ of codes, dense or CSR, in the units of the examples (shape: [examples, features]).

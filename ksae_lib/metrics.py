@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
-from ksae_lib.model import CodeMode, KSparseAutoencoder
+from ksae_lib.encoding import keep_largest
+from ksae_lib.model import KSparseAutoencoder
 
 _CHUNK = 5_000
 
@@ -30,26 +34,33 @@ def fraction_of_variance_unexplained(x: np.ndarray, reconstruction: np.ndarray) 
 @torch.no_grad()
 def reconstruction_report(model: KSparseAutoencoder, x: np.ndarray) -> dict[str, float | int]:
     """FVU, mean L0 and live units of the k largest code over one full pass of ``x`` (shape: [examples, inputs])."""
-    reconstructions, uses = [], torch.zeros(model.units, dtype=torch.int64)
-    for start in range(0, len(x), _CHUNK):
-        batch = torch.from_numpy(np.array(x[start : start + _CHUNK]))
-        code = model.encode(batch, CodeMode.K)
-        reconstructions.append(model.decode(code).numpy())
-        uses += (code != 0).sum(0)
+    reconstructions, uses = [], np.zeros(model.units, np.int64)
+    for code in _codes(model, x):
+        reconstructions.append(model.decode(torch.from_numpy(code.toarray())).numpy())
+        uses += _uses(code)
     return {
         "fvu": fraction_of_variance_unexplained(x, np.concatenate(reconstructions)),
         "l0": int(uses.sum()) / len(x),
-        "live_units": int((uses > 0).sum()),
+        "live_units": int(np.count_nonzero(uses)),
     }
 
 
-@torch.no_grad()
 def live_units(model: KSparseAutoencoder, x: np.ndarray) -> np.ndarray:
     """Which units the k largest code of at least one example of ``x`` keeps (shape: [units], bool)."""
-    live = torch.zeros(model.units, dtype=torch.bool)
+    return np.sum([_uses(code) for code in _codes(model, x)], axis=0) > 0
+
+
+@torch.no_grad()
+def _codes(model: KSparseAutoencoder, x: np.ndarray) -> Iterator[sparse.csr_array]:
     for start in range(0, len(x), _CHUNK):
-        live |= (model.encode(torch.from_numpy(np.array(x[start : start + _CHUNK])), CodeMode.K) != 0).any(0)
-    return live.numpy()
+        batch = torch.from_numpy(np.array(x[start : start + _CHUNK]))
+        model.check_input(batch)
+        yield keep_largest(model, model.pre_activation(batch), model.k)
+
+
+def _uses(code: sparse.csr_array) -> np.ndarray:
+    """How many examples have each unit in their code."""
+    return np.bincount(code.indices, minlength=code.shape[1])
 
 
 def effective_area(filters: np.ndarray) -> np.ndarray:

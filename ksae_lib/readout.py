@@ -15,6 +15,7 @@ from ksae_lib.baselines import Baseline
 from ksae_lib.baselines.base import encode_all
 from ksae_lib.batched_logistic import BatchedLogisticProblem
 from ksae_lib.datasets import Dataset
+from ksae_lib.encoding import keep_largest
 from ksae_lib.logistic import Features, LogisticProblem, Solution
 from ksae_lib.metrics import fraction_of_variance_unexplained
 from ksae_lib.model import CodeMode, KSparseAutoencoder
@@ -85,7 +86,7 @@ def sparse_codes_for(
         model.check_input(part)
         z = model.pre_activation(part)
         for alpha, made in zip(alphas, blocks, strict=True):
-            made.append(sparse.csr_array(model.keep(z, model.alpha_k(alpha)).numpy()))
+            made.append(keep_largest(model, z, model.alpha_k(alpha)))
     return tuple(sparse.csr_array(sparse.vstack(made)) for made in blocks)
 
 

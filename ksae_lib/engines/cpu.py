@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Literal
 
-import numba
 import numpy as np
 import torch
 
@@ -29,7 +27,6 @@ class CpuEngine(Engine):
     """
 
     name = "cpu"
-    _one_epoch_at_a_time = threading.Lock()
 
     def __init__(
         self,
@@ -49,13 +46,13 @@ class CpuEngine(Engine):
         self._residual = torch.empty(batch_size, inputs, dtype=dtype).numpy()
         self._error = np.empty(batch_size, self._residual.dtype)
         self._first = np.empty(units + 1, np.int32)
-        self._sparse = None if self._bfloat16 else SparseInputs.of(self.x)
+        self._sparse = SparseInputs(self.x) if mostly_zero(self.x) and not self._bfloat16 else None
         if self._sparse is not None:
-            self._columns = torch.empty(numba.config.NUMBA_NUM_THREADS, inputs, kernels.UNIT_BLOCK, dtype=dtype).numpy()
+            self._columns = kernels.columns_for(self._arrays["weight"])
 
     def run_epoch(self, order: np.ndarray, k: int, rate: float, momentum: float) -> EpochResult:
         """Train one epoch through the kernels; concurrent callers take turns, the kernels' threads are shared."""
-        with self._one_epoch_at_a_time:
+        with kernels.ONE_CALLER:
             return self._run_epoch(order, k, rate, momentum)
 
     def _run_epoch(self, order: np.ndarray, k: int, rate: float, momentum: float) -> EpochResult:
@@ -111,25 +108,12 @@ def mostly_zero(x: np.ndarray) -> bool:
 
 
 class SparseInputs:
-    """Non-zero inputs by row (CSR), each row filled up with zeros to whole groups of ``PIXEL_GROUP``."""
+    """Non-zero entries of the rows of ``x`` (CSR), each row filled up with zeros to whole groups of ``PIXEL_GROUP``."""
 
-    def __init__(self, x: np.ndarray, counts: np.ndarray) -> None:
+    def __init__(self, x: np.ndarray) -> None:
         group = kernels.PIXEL_GROUP
         self.starts = np.zeros(len(x) + 1, np.int64)
-        np.cumsum((counts + group - 1) // group * group, out=self.starts[1:])
+        np.cumsum((kernels.count_nonzero(x) + group - 1) // group * group, out=self.starts[1:])
         self.pixels = np.zeros(self.starts[-1], np.uint32)
         self.values = np.zeros(self.starts[-1], x.dtype)
-        for row, start, count in zip(x, self.starts, counts, strict=False):
-            pixels = np.flatnonzero(row)
-            self.pixels[start : start + count] = pixels
-            self.values[start : start + count] = row[pixels]
-
-    @classmethod
-    def of(cls, x: np.ndarray) -> SparseInputs | None:
-        """The non-zero inputs, or None where there are too many of them to gain by it."""
-        return cls.all_of(x) if mostly_zero(x) else None
-
-    @classmethod
-    def all_of(cls, x: np.ndarray) -> SparseInputs:
-        """The non-zero inputs, however many."""
-        return cls(x, np.array([np.count_nonzero(row) for row in x], np.int64))
+        kernels.list_nonzero(x, self.starts, self.pixels, self.values)

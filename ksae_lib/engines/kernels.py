@@ -7,6 +7,8 @@ float32 or float64; float64 serves the gradient tests.
 
 from __future__ import annotations
 
+import threading
+
 import numba as nb
 import numpy as np
 
@@ -16,6 +18,8 @@ UNIT_BLOCK = 256
 PIXEL_GROUP = 8
 _TILE = 16
 _UNITS_PER_TASK = 16
+# The threads of numba's parallel loops are shared: without this lock, calls from two Python threads can crash.
+ONE_CALLER = threading.Lock()
 
 
 @nb.njit(fastmath=_FAST)
@@ -85,6 +89,33 @@ def select(z, k, support):
         support[place] = z.size - 1
 
 
+@nb.njit(cache=True)
+def count_nonzero(x):
+    """How many entries of each row are not zero."""
+    counts = np.zeros(x.shape[0], np.int64)
+    for e in range(x.shape[0]):
+        for p in range(x.shape[1]):
+            counts[e] += x[e, p] != 0
+    return counts
+
+
+@nb.njit(cache=True)
+def list_nonzero(x, starts, pixels, values):
+    """Write the non-zero entries of row e and their places from ``starts[e]`` on."""
+    for e in range(x.shape[0]):
+        q = starts[e]
+        for p in range(x.shape[1]):
+            if x[e, p] != 0:
+                pixels[q] = p
+                values[q] = x[e, p]
+                q += 1
+
+
+def columns_for(weight: np.ndarray) -> np.ndarray:
+    """Workspace of ``encode_sparse`` for these weights."""
+    return np.empty((nb.config.NUMBA_NUM_THREADS, weight.shape[1], UNIT_BLOCK), weight.dtype)
+
+
 @nb.njit(parallel=True, fastmath=_FAST, cache=True)
 def encode_sparse(starts, pixels, values, rows, weight, bias, columns, z):
     """``z = W^T x + b`` for inputs given by their non-zero entries, a product with a fifth of the work on MNIST.
@@ -94,7 +125,7 @@ def encode_sparse(starts, pixels, values, rows, weight, bias, columns, z):
         rows: the batch (shape: [batch]).
         weight: shape [units, inputs]; transposed block by block into ``columns`` so that an input's
             weights to neighbouring units are contiguous.
-        columns: workspace (shape: [threads, inputs, UNIT_BLOCK]).
+        columns: workspace, of ``columns_for``.
         z: result (shape: [batch, units]).
     """
     units, inputs = weight.shape

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numba
 import numpy as np
 from torch import nn
 
@@ -33,7 +32,7 @@ class SparseNetEngine:
         batch_size: int,
         fixed: int = 0,
     ) -> None:
-        self._inputs = SparseInputs.all_of(x)
+        self._inputs = SparseInputs(x)
         self._y = y
         self._batch_size = batch_size
         self._layers = [_SparseLayer(layer, batch_size, train=n >= fixed) for n, layer in enumerate(layers)]
@@ -44,6 +43,10 @@ class SparseNetEngine:
 
     def run_epoch(self, order: np.ndarray, rate: float, momentum: float) -> float:
         """Mean cross-entropy of the examples in ``order``, each measured just before its batch's update."""
+        with kernels.ONE_CALLER:
+            return self._run_epoch(order, rate, momentum)
+
+    def _run_epoch(self, order: np.ndarray, rate: float, momentum: float) -> float:
         total = 0.0
         scalar = self._loss.dtype.type
         speed = scalar(rate), scalar(momentum)
@@ -92,7 +95,7 @@ class _SparseLayer:
         self.relu = layer.unit == "relu"
         self.weight, self.bias = (p.detach().numpy() for p in (layer.weight, layer.bias))  # type: ignore[operator]
         self.velocity, self.bias_velocity = np.zeros_like(self.weight), np.zeros_like(self.bias)
-        units, inputs = self.weight.shape
+        units = len(self.weight)
         dtype = self.weight.dtype
         width = -(-self.kept // kernels.PIXEL_GROUP) * kernels.PIXEL_GROUP
         self.support = np.zeros((batch_size, width), np.int32)
@@ -101,7 +104,7 @@ class _SparseLayer:
         self.starts = np.arange(batch_size + 1) * width
         self._rows = np.arange(batch_size)
         self._z = np.empty((batch_size, units), dtype)
-        self._columns = np.empty((numba.config.NUMBA_NUM_THREADS, inputs, kernels.UNIT_BLOCK), dtype)
+        self._columns = kernels.columns_for(self.weight)
         self._first = np.empty(units + 1, np.int32)
         self._pairs = np.empty(batch_size * self.kept, np.int32)
 
