@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ast
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ksae_lib.environment import inherited
 from ksae_lib.files import atomic_path
 from ksae_lib.study import project_root
 
@@ -44,7 +42,7 @@ def execute_notebook(source: Path, output: Path, parameters: dict[str, Any], res
     check_parameters(source, parameters)
     with (
         atomic_path(output) as temporary,
-        _environment("KSAE_RESULTS", str(results.resolve())),
+        inherited({"KSAE_RESULTS": str(results.resolve())}),
         TemporaryDirectory(prefix="ksae-") as sockets,
     ):
         # Kernels that start together race for TCP ports; a socket in a folder of its own is nobody else's.
@@ -70,20 +68,6 @@ def execute_notebook(source: Path, output: Path, parameters: dict[str, Any], res
             raise NotebookError(f"The output of {source.name} shows an absolute path: print relative paths only.")
         temporary.write_text(text + "\n", encoding="utf-8")
     return output
-
-
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    """Have a variable in the environment that kernels inherit."""
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 def check_parameters(source: Path, parameters: dict[str, Any]) -> None:

@@ -12,18 +12,21 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
+from ksae_lib.environment import inherited
 from ksae_lib.files import write_text
 from ksae_lib.plan import Experiment, Plan
 from ksae_lib.study import Study, project_root
 
-_SHARED = ("model.py", "selection.py", "metrics.py", "readout.py", "logistic.py", "execute.py", "datasets/*.py")
+_SHARED = (
+    "model.py", "selection.py", "metrics.py", "encoding.py", "engines/cpu.py", "engines/kernels.py", "readout.py",
+    "logistic.py", "execute.py", "datasets/*.py",
+)  # fmt: skip
 _CODE = {
     "train": (*_SHARED, "schedule.py", "engines/*.py", "gabor.py"),
     "baseline": (*_SHARED, "schedule.py", "baselines/*.py"),
@@ -100,7 +103,7 @@ class _Worker:
     def __init__(self) -> None:
         self._commands, theirs = _PROCESSES.Pipe()
         self._process = _PROCESSES.Process(target=_work, args=(theirs,))
-        with _started_with(_ONE_THREAD):
+        with inherited(_ONE_THREAD):
             self._process.start()
         theirs.close()
         # Before multiprocessing, at exit, waits for the process to end.
@@ -121,23 +124,6 @@ class _Worker:
 
 
 _idle: SimpleQueue[_Worker] = SimpleQueue()
-_environment = threading.Lock()
-
-
-@contextmanager
-def _started_with(variables: Mapping[str, str]) -> Iterator[None]:
-    """Have variables in the environment that a new process inherits, and nobody else."""
-    with _environment:
-        before = {name: os.environ.get(name) for name in variables}
-        os.environ.update(variables)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
 
 
 def _work(commands: Connection) -> None:

@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -87,10 +87,10 @@ class TrainConfig:
 
 
 _CHOICES = {
-    "bias_init": ("zeros", "centered"),
-    "activation": ("linear", "relu"),
-    "engine": ("auto", "gpu", "cpu", "reference"),
-    "support_dtype": ("float32", "bfloat16"),
+    "bias_init": get_args(BiasInit),
+    "activation": get_args(Activation),
+    "engine": get_args(EngineName),
+    "support_dtype": get_args(SupportDtype),
 }
 
 
