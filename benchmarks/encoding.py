@@ -29,7 +29,7 @@ import torch
 from sklearn.decomposition import MiniBatchDictionaryLearning, SparseCoder
 from threadpoolctl import threadpool_limits
 
-from benchmarks.engines import PAUSE_SECONDS, PRODUCT_SIZE, hardware, output_options, present, product_s, rounded
+from benchmarks.engines import PAUSE_SECONDS, PRODUCT_SIZE, hardware, output_options, present, product_rate, rounded
 from ksae_lib.datasets import load_mnist
 from ksae_lib.encoding import encode
 from ksae_lib.engines import TrainConfig, train
@@ -98,7 +98,7 @@ def _results(model: KSparseAutoencoder, train_x: np.ndarray, x: np.ndarray, k: i
     times: dict[str, list[float]] = {name: [] for name in methods}
     codes, peak = {}, []
     for _ in range(_ROUNDS):
-        peak.append(2 * PRODUCT_SIZE**3 / product_s())
+        peak.append(product_rate(PRODUCT_SIZE))
         for name, (images, _, run) in methods.items():
             time.sleep(PAUSE_SECONDS)
             started = time.perf_counter()

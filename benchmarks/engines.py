@@ -100,7 +100,7 @@ def benchmark(
         while rounds == 0 or time.perf_counter() - started < seconds:
             for one in slices:
                 one.round()
-            peaks["flop_per_s"].append(2 * PRODUCT_SIZE**3 / product_s())
+            peaks["flop_per_s"].append(product_rate(PRODUCT_SIZE))
             peaks["bytes_per_s"].append(update_bytes / update_s())
             rounds += 1
             bar.update()
@@ -184,17 +184,18 @@ class _Slices:
         }
 
 
-def product_s() -> float:
-    a = torch.ones(PRODUCT_SIZE, PRODUCT_SIZE)
+def product_rate(size: int, device: str = "cpu") -> float:
+    """Float32 operations a second in a product of two matrices of this size."""
+    a = torch.ones(size, size, device=device)
     out = torch.empty_like(a)
-    return _best_of(3, lambda: torch.mm(a, a, out=out))
+    return 2 * size**3 / best_of(3, lambda: torch.mm(a, a, out=out), device)
 
 
 def _update_timer(units: int, inputs: int) -> Callable[[], float]:
     weight, velocity = torch.zeros(2, units * inputs).numpy()
     momentum = np.float32(TrainConfig.momentum)
     _update_without_gradient(weight, velocity, momentum)
-    return lambda: _best_of(20, lambda: _update_without_gradient(weight, velocity, momentum))
+    return lambda: best_of(20, lambda: _update_without_gradient(weight, velocity, momentum))
 
 
 @nb.njit(parallel=True, cache=True)
@@ -204,21 +205,32 @@ def _update_without_gradient(weight: np.ndarray, velocity: np.ndarray, momentum:
         weight[i] += velocity[i]
 
 
-def _best_of(times: int, work: Callable[[], object]) -> float:
+def best_of(times: int, work: Callable[[], object], device: str = "cpu") -> float:
+    """Seconds the work takes on the device when nothing disturbs it."""
     best = float("inf")
     time.sleep(PAUSE_SECONDS)
     for _ in range(times):
+        wait(device)
         started = time.perf_counter()
         work()
+        wait(device)
         best = min(best, time.perf_counter() - started)
     return best
 
 
+def wait(device: str) -> None:
+    """Return when the device has done all it was given."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+
+
 def rounded(value: float) -> float:
+    """Four digits of it."""
     return float(f"{value:.4g}")
 
 
-def hardware() -> dict[str, Any]:
+def hardware(device: str = "cpu") -> dict[str, Any]:
+    """What was measured on."""
     names = [
         line.partition(":")[2].strip()
         for line in (_CPUINFO.read_text().splitlines() if _CPUINFO.exists() else [])
@@ -231,6 +243,7 @@ def hardware() -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "numba": nb.__version__,
         "numba_threads": nb.get_num_threads(),
+        **({"gpu": torch.cuda.get_device_name()} if torch.device(device).type == "cuda" else {}),
     }
 
 

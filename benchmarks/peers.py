@@ -18,8 +18,8 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from statistics import median
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.engines import PAUSE_SECONDS, hardware, output_options, present, rounded
+from benchmarks.engines import PAUSE_SECONDS, hardware, output_options, present, rounded, wait
 from ksae_lib.datasets import load_mnist
 from ksae_lib.engines import EngineName, TrainConfig, make_engine, new_model
 from ksae_lib.engines.batched import BatchedEngine, Precision
@@ -236,9 +236,10 @@ def benchmark(x: np.ndarray, k: int, device: str, seconds: float, steps: int) ->
         order = rng.permutation(len(x))[: steps * BATCH]
         for name, (peer, train) in made.items():
             time.sleep(PAUSE_SECONDS)
-            with _finished(device):
-                begun = time.perf_counter()
-                loss = train(order)
+            wait(device)
+            begun = time.perf_counter()
+            loss = train(order)
+            wait(device)
             times[name].append((time.perf_counter() - begun) * len(x) / len(order) / peer.models)
             if loss is not None:
                 losses[name].append(loss)
@@ -259,18 +260,8 @@ def benchmark(x: np.ndarray, k: int, device: str, seconds: float, steps: int) ->
         "rounds": rounds,
         "steps_per_slice": steps,
         "task": {"images": len(x), "inputs": x.shape[1], "units": UNITS, "k": k, "batch_size": BATCH},
-        "hardware": hardware() | ({"gpu": torch.cuda.get_device_name()} if on_gpu else {}),
+        "hardware": hardware(device),
     }  # fmt: skip
-
-
-@contextmanager
-def _finished(device: str) -> Iterator[None]:
-    """Wait for the device before and after."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
-    yield
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
 
 
 def table(results: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from benchmarks.engines import hardware, output_options, present, rounded
+from benchmarks.engines import best_of, hardware, output_options, present, product_rate, rounded
 from ksae_lib.engines import TrainConfig, make_engine, new_model
 from ksae_lib.engines.batched import BatchedEngine
 from ksae_lib.files import atomic_path
@@ -32,6 +32,7 @@ from ksae_lib.files import atomic_path
 _INPUTS = 784
 _STEPS = 4
 _ROUNDS = 5
+_PRODUCT_SIZE = 4096
 _COPIED_BYTES = 2**28
 _RATE, _MOMENTUM = 1e-4, 0.9
 
@@ -70,7 +71,7 @@ def benchmark(device: str) -> dict[str, Any]:
     Returns:
         ``points``, one a size, ``peaks`` of the roofline, and ``hardware``.
     """
-    peaks = {"flop_per_s": rounded(_product_rate(device)), "bytes_per_s": rounded(_copy_rate(device))}
+    peaks = {"flop_per_s": rounded(product_rate(_PRODUCT_SIZE, device)), "bytes_per_s": rounded(_copy_rate(device))}
     points = []
     for varied, size in tqdm(list(sizes(device)), unit="size", disable=None, leave=False):
         seconds, mebibytes = _measure(size, device)
@@ -80,12 +81,7 @@ def benchmark(device: str) -> dict[str, Any]:
                 "roofline_s_per_step": rounded(roofline(size, peaks)),
             }
         )  # fmt: skip
-    on_gpu = torch.device(device).type == "cuda"
-    return {
-        "points": points,
-        "peaks": peaks,
-        "hardware": hardware() | ({"gpu": torch.cuda.get_device_name()} if on_gpu else {}),
-    }
+    return {"points": points, "peaks": peaks, "hardware": hardware(device)}
 
 
 def roofline(size: Size, peaks: dict[str, float]) -> float:
@@ -125,31 +121,10 @@ def _median_time(epoch: Callable[[], object]) -> float:
     return median(times)
 
 
-def _product_rate(device: str) -> float:
-    a = torch.ones(4096, 4096, device=device)
-    return 2 * 4096**3 / _best(lambda: a @ a, device)
-
-
 def _copy_rate(device: str) -> float:
     source = torch.zeros(_COPIED_BYTES // 4, device=device)
     target = torch.zeros_like(source)
-    return 2 * _COPIED_BYTES / _best(lambda: target.copy_(source), device)
-
-
-def _best(work: Callable[[], object], device: str) -> float:
-    best = float("inf")
-    for _ in range(5):
-        _wait(device)
-        started = time.perf_counter()
-        work()
-        _wait(device)
-        best = min(best, time.perf_counter() - started)
-    return best
-
-
-def _wait(device: str) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
+    return 2 * _COPIED_BYTES / best_of(5, lambda: target.copy_(source), device)
 
 
 def plot(results: dict[str, Any]) -> Figure:

@@ -17,7 +17,7 @@ from ksae_lib import schedule
 from ksae_lib.baselines.autoencoder import drop
 from ksae_lib.engines import DivergenceError
 from ksae_lib.engines.batched import choose_largest
-from ksae_lib.engines.many import diverged
+from ksae_lib.engines.many import check_alike, diverged
 from ksae_lib.engines.training import order_of
 from ksae_lib.finetune import ACTIVATIONS, DiscriminativeNet, FinetuneConfig, Layer, refuse_unfit, stages
 
@@ -110,11 +110,7 @@ def finetune_many(
     Raises:
         ValueError: nets or runs that differ in more than they may, or examples that cannot be trained on.
     """
-    kinds = {tuple(getattr(config, name) for name in ALIKE_TUNINGS) for config in configs}
-    if len(kinds) != 1:
-        raise ValueError(
-            f"{len(configs)} runs of {len(kinds)} kinds: they must have the same {', '.join(ALIKE_TUNINGS)}."
-        )
+    check_alike(configs, ALIKE_TUNINGS)
     refuse_unfit(nets[0], x, y)
     config, together = configs[0], BatchedNets(nets, device)
     examples, classes = (torch.from_numpy(part).to(device) for part in (x, y))

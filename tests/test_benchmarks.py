@@ -170,7 +170,7 @@ def test_encoders_are_compared_at_equal_sparsity(monkeypatch):
 
 def test_sizes_grow_one_at_a_time_beside_a_roofline_of_products_and_bytes(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(scaling, "VARIED", {"units": (50, 100), "k": (5,), "models": (2,)})
-    monkeypatch.setattr(scaling, "_product_rate", lambda device: 1e9)
+    monkeypatch.setattr(scaling, "product_rate", lambda size, device: 1e9)
     monkeypatch.setattr(scaling, "_copy_rate", lambda device: 1e9)
     file, figure = tmp_path / "scaling.json", tmp_path / "scaling.png"
     scaling.main(["--output", str(file), "--plot", str(figure)])

@@ -187,13 +187,13 @@ class GpuEngine(Engine):
     def run_epoch(self, order: np.ndarray, k: int, rate: float, momentum: float) -> EpochResult:
         """Train one epoch on the device."""
         b, own = self._batched, {name: p.detach() for name, p in self.model.named_parameters()}
-        for there, here in ((b.parameters, own), (b.velocity, self.velocity)):
-            for name, value in there.items():
-                value[0].copy_(here[name])
+        pairs = [(b.parameters[name][0], own[name]) for name in own]
+        pairs += [(b.velocity[name][0], self.velocity[name]) for name in own]
+        for there, here in pairs:
+            there.copy_(here)
         result = b.run_epoch(order[None], (k,), (rate,), momentum)[0]
-        for there, here in ((b.parameters, own), (b.velocity, self.velocity)):
-            for name, value in there.items():
-                here[name].copy_(value[0])
+        for there, here in pairs:
+            here.copy_(there)
         return result
 
 

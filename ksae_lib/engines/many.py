@@ -61,9 +61,7 @@ def train_many(
         ValueError: runs that differ in more than they may, examples that cannot be trained on, or a checkpoint of
             other runs.
     """
-    kinds = {tuple(getattr(config, name) for name in ALIKE) for config in configs}
-    if len(kinds) != 1:
-        raise ValueError(f"{len(configs)} runs of {len(kinds)} kinds: they must have the same {', '.join(ALIKE)}.")
+    check_alike(configs, ALIKE)
     if any(config.support_dtype != "float32" for config in configs):
         raise ValueError("support_dtype = 'bfloat16' is the cpu engine's alone: train that run by itself.")
     own = [x[number] for number in range(len(configs))] if x.ndim == 3 else [x] * len(configs)
@@ -109,6 +107,17 @@ def train_many(
         diverged("Training", history, model.parameters()) or (model, pd.DataFrame(history))
         for model, history in zip(models, histories, strict=True)
     ]
+
+
+def check_alike(configs: Sequence[Any], names: Sequence[str]) -> None:
+    """Refuse runs that cannot be one batched problem.
+
+    Raises:
+        ValueError: there are none, or they differ in one of these settings.
+    """
+    kinds = {tuple(getattr(config, name) for name in names) for config in configs}
+    if len(kinds) != 1:
+        raise ValueError(f"{len(configs)} runs of {len(kinds)} kinds: they must have the same {', '.join(names)}.")
 
 
 def diverged(what: str, rows: Sequence[dict[str, Any]], parameters: Iterable[Tensor]) -> DivergenceError | None:
