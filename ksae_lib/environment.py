@@ -12,7 +12,10 @@ _one_at_a_time = threading.Lock()
 
 @contextmanager
 def inherited(variables: Mapping[str, str]) -> Iterator[None]:
-    """Have variables in the environment while the block starts a process; threads take turns."""
+    """Have variables in the environment for the length of the block, for processes that it starts.
+
+    Threads take turns; blocks cannot be nested.
+    """
     with _one_at_a_time:
         before = {name: os.environ.get(name) for name in variables}
         os.environ.update(variables)

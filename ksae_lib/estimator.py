@@ -18,9 +18,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
+from ksae_lib import schedule
 from ksae_lib.encoding import encode
 from ksae_lib.engines import DivergenceError, TrainConfig, make_engine, new_model, train
-from ksae_lib.engines.training import EngineName, Settings, order_of
+from ksae_lib.engines.training import EngineName, Settings
 from ksae_lib.metrics import reconstruction_report
 from ksae_lib.model import Activation, BiasInit, CodeMode, KSparseAutoencoder
 
@@ -170,7 +171,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         for name, value in velocity.items():
             engine.velocity[name].copy_(value)
         now = Settings(model.k, config.learning_rate, config.momentum)
-        result = engine.run_epoch(order_of(config.seed, epoch, len(x)), *now)
+        result = engine.run_epoch(schedule.order_of(config.seed, epoch, len(x)), *now)
         if not math.isfinite(result.loss):
             raise DivergenceError(
                 f"Training diverged: the loss became {result.loss} in call {epoch + 1} of partial_fit. Lower the "
@@ -183,6 +184,9 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     def transform(self, X: Any) -> np.ndarray | sparse.csr_array:  # noqa: N803
         """Codes of examples, coded in blocks of rows.
+
+        In blocks of mostly zeros the product leaves these out and sums in another order than ``model_``: of
+        pre-activations that tie but for rounding, another may be kept.
 
         Returns:
             float32 array, or CSR with ``sparse_output`` (shape: [examples, units]).

@@ -24,7 +24,6 @@ from ksae_lib.baselines.rbm import RBM
 from ksae_lib.engines import DivergenceError
 from ksae_lib.engines.cpu import mostly_zero
 from ksae_lib.engines.sparse_net import SparseNetEngine
-from ksae_lib.engines.training import order_of
 from ksae_lib.model import KSparseAutoencoder
 from ksae_lib.selection import supp_k
 
@@ -291,7 +290,7 @@ def finetune(
                 started = time.perf_counter()
                 rate = schedule.linear_by_epoch(epoch, epochs, config.learning_rate, config.learning_rate_end)
                 momentum = schedule.linear_by_epoch(epoch, epochs, config.momentum, config.momentum_end)
-                order = order_of(config.seed, len(rows), len(x))
+                order = schedule.order_of(config.seed, len(rows), len(x))
                 loss = engine.run_epoch(order, rate, momentum)
                 if not (math.isfinite(loss) and all(bool(p.isfinite().all()) for p in net.parameters())):
                     raise DivergenceError(

@@ -18,7 +18,6 @@ from ksae_lib.baselines.autoencoder import drop
 from ksae_lib.engines import DivergenceError
 from ksae_lib.engines.batched import choose_largest
 from ksae_lib.engines.many import check_alike, diverged
-from ksae_lib.engines.training import order_of
 from ksae_lib.finetune import ACTIVATIONS, DiscriminativeNet, FinetuneConfig, Layer, refuse_unfit, stages
 
 ALIKE_TUNINGS = ("epochs", "batch_size", "learning_rate", "learning_rate_end", "momentum", "momentum_end", "layerwise")
@@ -125,7 +124,7 @@ def finetune_many(
                 started = time.perf_counter()
                 rate = schedule.linear_by_epoch(epoch, epochs, config.learning_rate, config.learning_rate_end)
                 momentum = schedule.linear_by_epoch(epoch, epochs, config.momentum, config.momentum_end)
-                orders = np.stack([order_of(c.seed, len(rows), len(x)) for c in configs])
+                orders = np.stack([schedule.order_of(c.seed, len(rows), len(x)) for c in configs])
                 total = torch.zeros(len(nets), dtype=torch.float64, device=device)
                 for batch in torch.from_numpy(orders).to(device).split(config.batch_size, 1):
                     logits = together.forward(examples[batch], noise, fixed)

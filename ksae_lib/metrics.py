@@ -9,7 +9,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from ksae_lib.encoding import keep_largest
+from ksae_lib.encoding import exact_codes
 from ksae_lib.model import KSparseAutoencoder
 
 _CHUNK = 5_000
@@ -47,15 +47,15 @@ def reconstruction_report(model: KSparseAutoencoder, x: np.ndarray) -> dict[str,
 
 def live_units(model: KSparseAutoencoder, x: np.ndarray) -> np.ndarray:
     """Which units the k largest code of at least one example of ``x`` keeps (shape: [units], bool)."""
-    return np.sum([_uses(code) for code in _codes(model, x)], axis=0) > 0
+    uses = np.zeros(model.units, np.int64)
+    for code in _codes(model, x):
+        uses += _uses(code)
+    return uses > 0
 
 
-@torch.no_grad()
 def _codes(model: KSparseAutoencoder, x: np.ndarray) -> Iterator[sparse.csr_array]:
     for start in range(0, len(x), _CHUNK):
-        batch = torch.from_numpy(np.array(x[start : start + _CHUNK]))
-        model.check_input(batch)
-        yield keep_largest(model, model.pre_activation(batch), model.k)
+        yield from exact_codes(model, x[start : start + _CHUNK], (model.k,))
 
 
 def _uses(code: sparse.csr_array) -> np.ndarray:

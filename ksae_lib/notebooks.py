@@ -22,6 +22,8 @@ class NotebookError(RuntimeError):
 def execute_notebook(source: Path, output: Path, parameters: dict[str, Any], results: Path) -> Path:
     """Execute a parameterized notebook and store it whole, without times, host names or absolute paths.
 
+    A process executes one at a time.
+
     Args:
         source: notebook with one cell tagged ``parameters`` whose last cell prints ``SENTINEL``.
         output: where the executed notebook goes.

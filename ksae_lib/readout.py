@@ -15,7 +15,7 @@ from ksae_lib.baselines import Baseline
 from ksae_lib.baselines.base import encode_all
 from ksae_lib.batched_logistic import BatchedLogisticProblem
 from ksae_lib.datasets import Dataset
-from ksae_lib.encoding import keep_largest
+from ksae_lib.encoding import exact_codes
 from ksae_lib.logistic import Features, LogisticProblem, Solution
 from ksae_lib.metrics import fraction_of_variance_unexplained
 from ksae_lib.model import CodeMode, KSparseAutoencoder
@@ -75,19 +75,13 @@ def sparse_codes(model: KSparseAutoencoder, x: np.ndarray, alpha: float) -> spar
     return sparse_codes_for(model, x, (alpha,))[0]
 
 
-@torch.no_grad()
 def sparse_codes_for(
     model: KSparseAutoencoder, x: np.ndarray, alphas: tuple[float, ...]
 ) -> tuple[sparse.csr_array, ...]:
     """Codes supp_αk for each α, of one product with the dictionary; see ``sparse_codes``."""
-    blocks: list[list[sparse.csr_array]] = [[] for _ in alphas]
-    for start in range(0, len(x), _CHUNK):
-        part = torch.from_numpy(np.array(x[start : start + _CHUNK]))
-        model.check_input(part)
-        z = model.pre_activation(part)
-        for alpha, made in zip(alphas, blocks, strict=True):
-            made.append(keep_largest(model, z, model.alpha_k(alpha)))
-    return tuple(sparse.csr_array(sparse.vstack(made)) for made in blocks)
+    ks = [model.alpha_k(alpha) for alpha in alphas]
+    blocks = [exact_codes(model, x[start : start + _CHUNK], ks) for start in range(0, len(x), _CHUNK)]
+    return tuple(sparse.csr_array(sparse.vstack(made)) for made in zip(*blocks, strict=True))
 
 
 def dense_relu_codes(model: KSparseAutoencoder, x: np.ndarray) -> np.ndarray:

@@ -5,6 +5,8 @@ Epochs count from 0; every schedule is constant within an epoch.
 
 from __future__ import annotations
 
+import numpy as np
+
 
 def sparsity(epoch: int, epochs: int, k: int, k_start: int | None, ramp: float = 0.5) -> int:
     """Number of units kept in an epoch (section 4.2.1).
@@ -53,3 +55,8 @@ def linear_by_epoch(epoch: int, epochs: int, start: float, end: float | None) ->
 def _check_epoch(epoch: int, epochs: int) -> None:
     if not 0 <= epoch < epochs:
         raise ValueError(f"epoch = {epoch} is not one of the {epochs} epochs, which count from 0.")
+
+
+def order_of(seed: int, epoch: int, examples: int) -> np.ndarray:
+    """The order in which an epoch takes the examples; seed and epoch alone decide it."""
+    return np.random.default_rng([seed, epoch]).permutation(examples)

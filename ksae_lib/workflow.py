@@ -34,6 +34,8 @@ _CODE = {
     "finetune": (*_SHARED, "schedule.py", "engines/*.py", "baselines/*.py", "finetune.py"),
     "report": (
         "metrics.py",
+        "encoding.py",
+        "engines/kernels.py",
         "plan.py",
         "study.py",
         "notebooks.py",

@@ -158,6 +158,7 @@ def test_encoders_are_compared_at_equal_sparsity(monkeypatch):
     results = encoding.benchmark(x, x, 4, 3, 0.0)
     rows = results["methods"]
     assert rows["k-sparse encoder"]["l0"] == 4
+    assert rows["k-sparse encoder, all pixels"]["fvu"] == pytest.approx(rows["k-sparse encoder"]["fvu"], rel=1e-3)
     assert rows["OMP"]["l0"] <= 4
     assert 2 < rows["LARS-lasso"]["l0"] <= 5
     assert rows["OMP"]["fvu"] < rows["k-sparse encoder"]["fvu"], "sparse coding solves for its values"

@@ -57,6 +57,7 @@ def test_live_units_and_report_count_the_k_largest_only() -> None:
         model.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]]))
     x = np.array([[2.0, 1.0], [1.0, 3.0], [4.0, 0.0]], np.float32)
     assert live_units(model, x).tolist() == [True, True, False]
+    assert live_units(model, x[:0]).tolist() == [False, False, False]
     report = reconstruction_report(model, x)
     assert report["live_units"] == 2
     assert report["l0"] == 1

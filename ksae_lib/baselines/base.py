@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from ksae_lib import schedule
 from ksae_lib.engines import DivergenceError
-from ksae_lib.engines.training import order_of
 from ksae_lib.model import KSparseAutoencoder
 
 Device: TypeAlias = torch.device | str
@@ -148,7 +147,7 @@ def run_epochs(
         for epoch in range(config.epochs):
             started = time.perf_counter()
             rate = schedule.linear_by_epoch(epoch, config.epochs, config.learning_rate, config.learning_rate_end)
-            order = torch.from_numpy(order_of(config.seed, epoch, len(x))).to(device)
+            order = torch.from_numpy(schedule.order_of(config.seed, epoch, len(x))).to(device)
             # Added up on the device: a step waits for nothing.
             total = torch.zeros((), dtype=torch.float64, device=device)
             for rows_ in order.split(config.batch_size):

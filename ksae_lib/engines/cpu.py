@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numba
 import numpy as np
 import torch
 
@@ -46,9 +47,9 @@ class CpuEngine(Engine):
         self._residual = torch.empty(batch_size, inputs, dtype=dtype).numpy()
         self._error = np.empty(batch_size, self._residual.dtype)
         self._first = np.empty(units + 1, np.int32)
-        self._sparse = SparseInputs(self.x) if mostly_zero(self.x) and not self._bfloat16 else None
+        self._sparse = SparseInputs(self.x) if not self._bfloat16 and mostly_zero(self.x) else None
         if self._sparse is not None:
-            self._columns = kernels.columns_for(self._arrays["weight"])
+            self._columns = kernels.columns_for(self._arrays["weight"], numba.config.NUMBA_NUM_THREADS)
 
     def run_epoch(self, order: np.ndarray, k: int, rate: float, momentum: float) -> EpochResult:
         """Train one epoch through the kernels; concurrent callers take turns, the kernels' threads are shared."""

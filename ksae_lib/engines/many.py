@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ksae_lib import schedule
 from ksae_lib.engines.batched import BatchedEngine, Precision
 from ksae_lib.engines.checkpoint import CHECKPOINT_SECONDS, Checkpoint, data_digest
-from ksae_lib.engines.training import DivergenceError, Settings, TrainConfig, new_model, order_of
+from ksae_lib.engines.training import DivergenceError, Settings, TrainConfig, new_model
 from ksae_lib.model import KSparseAutoencoder
 
 Trained = tuple[KSparseAutoencoder, pd.DataFrame]
@@ -77,7 +78,7 @@ def train_many(
     epochs, last_saved = configs[0].epochs, time.monotonic()
 
     def orders(epoch: int) -> np.ndarray:
-        return np.stack([order_of(config.seed, epoch, x.shape[-2]) for config in configs])
+        return np.stack([schedule.order_of(config.seed, epoch, x.shape[-2]) for config in configs])
 
     with (
         ThreadPoolExecutor(1) as ahead,

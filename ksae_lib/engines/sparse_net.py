@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numba
 import numpy as np
 from torch import nn
 
@@ -104,7 +105,7 @@ class _SparseLayer:
         self.starts = np.arange(batch_size + 1) * width
         self._rows = np.arange(batch_size)
         self._z = np.empty((batch_size, units), dtype)
-        self._columns = kernels.columns_for(self.weight)
+        self._columns = kernels.columns_for(self.weight, numba.config.NUMBA_NUM_THREADS)
         self._first = np.empty(units + 1, np.int32)
         self._pairs = np.empty(batch_size * self.kept, np.int32)
 

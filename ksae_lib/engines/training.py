@@ -172,11 +172,6 @@ class Settings(NamedTuple):
         }  # fmt: skip
 
 
-def order_of(seed: int, epoch: int, examples: int) -> np.ndarray:
-    """The order in which an epoch takes the examples; seed and epoch alone decide it."""
-    return np.random.default_rng([seed, epoch]).permutation(examples)
-
-
 def train(
     x: np.ndarray,
     config: TrainConfig,
@@ -225,7 +220,7 @@ def train(
         for epoch in range(len(rows), config.epochs):
             started = time.perf_counter()
             now = Settings.of(config, epoch)
-            result = engine.run_epoch(order_of(config.seed, epoch, len(x)), *now)
+            result = engine.run_epoch(schedule.order_of(config.seed, epoch, len(x)), *now)
             if not (math.isfinite(result.loss) and all(bool(p.isfinite().all()) for p in model.parameters())):
                 raise DivergenceError(_advice(epoch, now, result.loss, checkpoint, saved_epochs))
             rows.append(now.row(epoch, result, time.perf_counter() - started))

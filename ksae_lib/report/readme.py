@@ -191,7 +191,7 @@ def _encoding_speed(measured: dict[str, Any]) -> str:
         for name, row in measured["methods"].items()
     ]
     floor = {
-        "": "floor: the product with the dictionary",
+        "": "floor: the product of all pixels with the dictionary",
         "images per second": f"{measured['floor_images_per_s']:,.0f}",
     }
     task, hardware = measured["task"], measured["hardware"]
