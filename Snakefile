@@ -8,9 +8,9 @@ leaves the earlier one as it was.
 
 from pathlib import Path
 
-from ksae_lib.plan import BaselineRun, TrainRun, requires, shown, to_json
-from ksae_lib.study import Study
-from ksae_lib.workflow import code_digest, selected, stamp, step
+from replication.plan import BaselineRun, TrainRun, requires, shown, to_json
+from replication.study import Study
+from replication.workflow import code_digest, selected, stamp, step
 
 PROFILE = config.get("profile", "quick")
 SEEDS = int(config["seeds"]) if config.get("seeds") else None

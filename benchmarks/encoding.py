@@ -1,7 +1,7 @@
 """Images encoded per second: a k-sparse autoencoder beside sparse coding, on one core at equal sparsity (claim C13).
 
 A k-sparse autoencoder of 1000 units is trained on MNIST first. Its encoder – one product with the dictionary and a
-selection – then codes images that it was not trained on, as ``ksae_lib.encoding`` does it, leaving out the pixels that
+selection – then codes images that it was not trained on, as ``ksae_lib.codes`` does it, leaving out the pixels that
 are zero, and with the product of all pixels. Orthogonal matching pursuit (OMP) and LARS-lasso of scikit-learn code them
 in the same dictionary, its atoms scaled to unit length, after the visible bias is taken off. OMP keeps exactly k atoms;
 the penalty of the lasso is the one that keeps k on average, found by halving an interval.
@@ -29,11 +29,11 @@ from sklearn.decomposition import MiniBatchDictionaryLearning, SparseCoder
 from threadpoolctl import threadpool_limits
 
 from benchmarks.engines import PAUSE_SECONDS, PRODUCT_SIZE, hardware, output_options, present, product_rate, rounded
-from ksae_lib.datasets import load_mnist
-from ksae_lib.encoding import encode, exact_codes
-from ksae_lib.engines import TrainConfig, train
+from ksae_lib.codes import encode, exact_codes
 from ksae_lib.metrics import fraction_of_variance_unexplained
 from ksae_lib.model import KSparseAutoencoder
+from ksae_lib.training import TrainConfig, train
+from replication.data import load_mnist
 
 UNITS = 1000
 _SPARSE_CODED = 200

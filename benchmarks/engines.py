@@ -37,11 +37,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ksae_lib.engines import TrainConfig, make_engine, new_model
 from ksae_lib.engines.base import Engine
-from ksae_lib.execute import load_data
-from ksae_lib.files import write_text
-from ksae_lib.plan import DataConfig
+from ksae_lib.io import write_text
+from ksae_lib.training import TrainConfig, make_engine, new_model
+from replication.execute import load_data
+from replication.plan import DataConfig
 
 WARM_UP_STEPS = 200
 PRODUCT_SIZE = 2048

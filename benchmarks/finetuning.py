@@ -19,10 +19,10 @@ import torch
 
 from benchmarks.engines import PAUSE_SECONDS, TASKS, hardware, output_options, present, rounded
 from ksae_lib import KSparseAutoencoder
-from ksae_lib.baselines import AutoencoderConfig
-from ksae_lib.baselines.autoencoder import Autoencoder
-from ksae_lib.datasets import load_mnist
-from ksae_lib.finetune import FinetuneConfig, NetEngine, make_engine, new_net
+from replication.data import load_mnist
+from replication.judge.finetune import FinetuneConfig, NetEngine, make_engine, new_net
+from replication.methods import AutoencoderConfig
+from replication.methods.autoencoder import Autoencoder
 
 _K, _UNITS, _CLASSES = 25, 1000, 10
 _RATE, _MOMENTUM = 0.1, 0.25

@@ -30,9 +30,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.engines import PAUSE_SECONDS, hardware, output_options, present, rounded, wait
-from ksae_lib.datasets import load_mnist
-from ksae_lib.engines import EngineName, TrainConfig, make_engine, new_model
-from ksae_lib.engines.batched import BatchedEngine, Precision
+from ksae_lib.engines.gpu import BatchedEngine, Precision
+from ksae_lib.training import EngineName, TrainConfig, make_engine, new_model
+from replication.data import load_mnist
 
 UNITS, BATCH, MOMENTUM = 1000, 100, 0.9
 EPOCHS_OF_THE_PAPER = 5000

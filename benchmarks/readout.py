@@ -19,11 +19,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks.engines import hardware, output_options, present, rounded
-from ksae_lib.baselines import AutoencoderConfig
-from ksae_lib.datasets import Dataset, load_mnist
-from ksae_lib.engines import TrainConfig, train
-from ksae_lib.logistic import Features, LogisticProblem, Solution
-from ksae_lib.readout import dense_codes, sparse_codes
+from ksae_lib.training import TrainConfig, train
+from replication.data import Dataset, load_mnist
+from replication.judge.logistic import Features, LogisticProblem, Solution
+from replication.judge.readout import dense_codes, sparse_codes
+from replication.methods import AutoencoderConfig
 
 _L2 = (1e-4, 3e-5, 1e-5)
 _TOLERANCE, _MAX_ITERATIONS, _ALPHA = 1e-5, 500, 3.0

@@ -25,9 +25,9 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from benchmarks.engines import best_of, hardware, output_options, present, product_rate, rounded
-from ksae_lib.engines import TrainConfig, make_engine, new_model
-from ksae_lib.engines.batched import BatchedEngine
-from ksae_lib.files import atomic_path
+from ksae_lib.engines.gpu import BatchedEngine
+from ksae_lib.io import atomic_path
+from ksae_lib.training import TrainConfig, make_engine, new_model
 
 _INPUTS = 784
 _STEPS = 4

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ksae_lib.engines import DivergenceError, TrainConfig, train
 from ksae_lib.model import CodeMode, KSparseAutoencoder
 from ksae_lib.selection import supp_k
+from ksae_lib.training import DivergenceError, TrainConfig, train
 
 if TYPE_CHECKING:
     from ksae_lib.estimator import KSparseCoder

@@ -19,11 +19,10 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from ksae_lib import schedule
-from ksae_lib.encoding import encode
-from ksae_lib.engines import DivergenceError, TrainConfig, make_engine, new_model, train
-from ksae_lib.engines.training import EngineName, Settings
+from ksae_lib.codes import encode
 from ksae_lib.metrics import reconstruction_report
 from ksae_lib.model import Activation, BiasInit, CodeMode, KSparseAutoencoder
+from ksae_lib.training import DivergenceError, EngineName, Settings, TrainConfig, make_engine, new_model, train
 
 _CHUNK = 1_000
 # What MNIST's training images have, for which the paper's learning rate is stable. Either alone is not enough: the

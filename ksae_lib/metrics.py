@@ -9,7 +9,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from ksae_lib.encoding import exact_codes
+from ksae_lib.codes import exact_codes
 from ksae_lib.model import KSparseAutoencoder
 
 _CHUNK = 5_000

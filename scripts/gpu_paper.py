@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from ksae_lib.campaign import carry_out, pack
-from ksae_lib.datasets import DataError
-from ksae_lib.engines.batched import Precision
-from ksae_lib.plan import PlanError
-from ksae_lib.runs import StoreError
-from ksae_lib.study import Study, default_results
-from ksae_lib.workflow import selected
+from ksae_lib.engines.gpu import Precision
+from replication.campaign import carry_out, pack
+from replication.data import DataError
+from replication.plan import PlanError
+from replication.runs import StoreError
+from replication.study import Study, default_results
+from replication.workflow import selected
 
 EXPERIMENTS = "filters,features,finetuning,activities,norb_filters,norb_features,norb_finetuning"
 _MEBIBYTE = 2**20

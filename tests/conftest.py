@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 
-from ksae_lib.datasets import Dataset, load_mnist
+from replication.data import Dataset, load_mnist
 
 settings.register_profile("ksae", deadline=None, derandomize=True, database=None)
 settings.load_profile("ksae")

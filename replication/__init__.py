@@ -1,0 +1,1 @@
+"""The replication study: runs of the paper's experiments, and what they show."""

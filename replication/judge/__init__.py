@@ -1,0 +1,1 @@
+"""What turns an encoder into a number: readouts, fine-tuning, Gabor fits."""

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from ksae_lib import KSparseAutoencoder, TrainConfig, train
+from ksae_lib.codes import encode, keep_largest
+from ksae_lib.engines.cpu import SparseInputs, mostly_zero
+
+
+def model_of(activation: str = "linear", dtype: torch.dtype = torch.float32) -> KSparseAutoencoder:
+    model = KSparseAutoencoder(30, 300, 7, activation).to(dtype)  # type: ignore[arg-type]
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=rng, dtype=dtype))
+    return model
+
+
+def examples(density: float, dtype: str = "float32", n: int = 200) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    return (rng.normal(size=(n, 30)) * (rng.random((n, 30)) < density)).astype(dtype)
+
+
+@pytest.mark.parametrize("density", [0.1, 1.0])
+@pytest.mark.parametrize("activation", ["linear", "relu"])
+@pytest.mark.parametrize("k", [1, 7, 299, 300])
+def test_codes_are_those_of_the_model(density: float, activation: str, k: int) -> None:
+    x, model = examples(density, "float64"), model_of(activation, torch.float64)
+    assert mostly_zero(x) == (density < 1)
+    codes = encode(model, x, k)
+    expected = model.code(torch.from_numpy(x), k).detach().numpy()
+    np.testing.assert_array_equal(codes.toarray() != 0, expected != 0)
+    np.testing.assert_allclose(codes.toarray(), expected, rtol=0, atol=1e-12)
+    assert codes.nnz == np.count_nonzero(expected)
+    assert codes.has_canonical_format
+
+
+def test_selection_is_exact_and_prefers_the_first_of_equals() -> None:
+    model = model_of()
+    z = torch.randint(-3, 4, (50, 300), generator=torch.Generator().manual_seed(2)).float()
+    codes = keep_largest(model, z, 40)
+    np.testing.assert_array_equal(codes.toarray(), model.keep(z, 40).detach().numpy())
+
+
+def test_no_examples_and_inputs_of_zeros_alone() -> None:
+    model = model_of()
+    assert encode(model, np.empty((0, 30), np.float32), 3).shape == (0, 300)
+    nothing = np.zeros((60, 30), np.float32)
+    np.testing.assert_array_equal(encode(model, nothing, 3).toarray(), model.code(torch.zeros(60, 30), 3).detach())
+
+
+def test_bad_arguments_are_refused() -> None:
+    model, x = model_of(), examples(0.1)
+    with pytest.raises(TypeError, match="float64"):
+        encode(model, x.astype(np.float64), 3)
+    with pytest.raises(ValueError, match="shape"):
+        encode(model, x[:, :5], 3)
+    for k in (0, 301):
+        with pytest.raises(ValueError, match=f"k = {k}"):
+            encode(model, x, k)
+    x[3, 4] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        encode(model, x, 3)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_codes_of_a_diverged_encoder_show_it(bad: float) -> None:
+    model, z = model_of(), torch.randn(3, 300)
+    z[1, 5] = bad
+    codes = keep_largest(model, z, 7).toarray()
+    assert np.isnan(codes[1]).any()
+    np.testing.assert_array_equal(codes[[0, 2]], model.keep(z[[0, 2]], 7).detach().numpy())
+
+
+def test_arrays_that_cannot_be_written_are_coded_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    x = examples(0.1)
+    x.setflags(write=False)
+    assert encode(model_of(), x, 3).nnz == 600
+    assert not recwarn.list
+
+
+def test_coding_beside_training_in_another_thread_changes_neither() -> None:
+    model, x = model_of(), examples(0.1)
+    expected = encode(model, x, 7).toarray()
+    config = TrainConfig(units=300, k=7, k_start=None, epochs=5)
+    alone = train(x, config)[1]["loss"]
+    with ThreadPoolExecutor(4) as pool:
+        trained = [pool.submit(train, x, config) for _ in range(2)]
+        for codes in pool.map(lambda _: encode(model, x, 7).toarray(), range(40)):
+            np.testing.assert_array_equal(codes, expected)
+    for one in trained:
+        assert one.result()[1]["loss"].tolist() == alone.tolist()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
+def test_a_forked_process_codes_after_its_parent_trained() -> None:
+    script = """
+import os, sys
+import numpy as np
+import torch
+from ksae_lib import KSparseCoder
+x = np.random.default_rng(0).random((300, 30), np.float32)
+x[x < 0.9] = 0
+coder = KSparseCoder(units=40, k=5, epochs=1, random_state=0).fit(x)
+expected = coder.transform(x)
+torch.set_num_threads(1)
+child = os.fork()
+if child == 0:
+    os._exit(0 if np.array_equal(coder.transform(x), expected) else 3)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", script], timeout=300).returncode == 0
+
+
+def test_non_zero_entries_are_listed_by_row_in_whole_groups() -> None:
+    x = np.zeros((3, 30), np.float32)
+    x[0, [2, 5]] = 1, -2
+    x[2, :9] = np.arange(1, 10)
+    inputs = SparseInputs(x)
+    assert inputs.starts.tolist() == [0, 8, 8, 24]
+    assert inputs.pixels[:3].tolist() == [2, 5, 0] and inputs.values[:3].tolist() == [1, -2, 0]
+    dense = np.zeros_like(x)
+    for row, (start, stop) in enumerate(zip(inputs.starts, inputs.starts[1:], strict=False)):
+        np.add.at(dense[row], inputs.pixels[start:stop], inputs.values[start:stop])
+    np.testing.assert_array_equal(dense, x)

@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import pytest
+import torch
+
+from ksae_lib import KSparseAutoencoder
+from ksae_lib.engines import kernels
+from ksae_lib.engines.base import Engine
+from ksae_lib.engines.cpu import CpuEngine
+from ksae_lib.engines.reference import ReferenceEngine
+from ksae_lib.model import Activation
+from replication.data import Dataset
+
+ENGINES: list[type[Engine]] = [ReferenceEngine, CpuEngine]
+ACTIVATIONS: list[Activation] = ["linear", "relu"]
+Arrays = dict[str, np.ndarray]
+
+
+class Case(NamedTuple):
+    inputs: int
+    units: int
+    k: int
+    examples: int
+    batch: int
+    density: float
+
+
+CASES = [
+    Case(16, 128, 8, 60, 20, 0.2),
+    Case(35, 150, 7, 50, 20, 0.2),  # units, inputs, k and examples fill no block, tile or batch
+    Case(35, 150, 7, 50, 20, 1.0),
+    Case(20, 33, 33, 25, 10, 0.2),  # k = units
+    Case(13, 5, 5, 25, 10, 1.0),
+    Case(50, 300, 1, 30, 7, 0.2),
+    Case(784, 200, 25, 30, 30, 0.2),
+]
+
+
+def make_data(case: Case, dtype: type = np.float32) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0.1, 1, (case.examples, case.inputs)) * (rng.random((case.examples, case.inputs)) < case.density)
+    return x.astype(dtype)
+
+
+def make_model(case: Case, activation: Activation = "linear", dtype: torch.dtype = torch.float32) -> KSparseAutoencoder:
+    model = KSparseAutoencoder(case.inputs, case.units, case.k, activation)
+    rng = torch.Generator().manual_seed(0)
+    model.initialize(case.inputs**-0.5, rng)
+    with torch.no_grad():
+        model.bias.normal_(0, 0.3, generator=rng)
+        model.visible_bias.normal_(0, 0.3, generator=rng)
+    return model.to(dtype)
+
+
+def mnist_model() -> KSparseAutoencoder:
+    model = KSparseAutoencoder(784, 200, 20)
+    model.initialize(0.01, torch.Generator().manual_seed(0))
+    return model
+
+
+def arrays(model: KSparseAutoencoder) -> Arrays:
+    return {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
+
+
+def numpy_loss(p: Arrays, x: np.ndarray, k: int, activation: Activation) -> float:
+    z = x @ p["weight"].T + p["bias"]
+    code = np.where(numpy_support(z, k), z, 0)
+    code = np.maximum(code, 0) if activation == "relu" else code
+    return float(((x - code @ p["weight"] - p["visible_bias"]) ** 2).sum() / len(x))
+
+
+def numpy_support(z: np.ndarray, k: int) -> np.ndarray:
+    mask = np.zeros(z.shape, bool)
+    np.put_along_axis(mask, np.argsort(-z, axis=1, kind="stable")[:, :k], True, axis=1)
+    return mask
+
+
+def numpy_step(
+    p: Arrays, v: Arrays, x: np.ndarray, k: int, rate: float, momentum: float, activation: Activation
+) -> None:
+    W, b, b_visible = p["weight"].T, p["bias"], p["visible_bias"]
+    z = x @ W + b
+    support = numpy_support(z, k)
+    passes = support & (z > 0) if activation == "relu" else support
+    code = z * passes
+    d_reconstruction = 2 * (code @ W.T + b_visible - x) / len(x)
+    d_z = (d_reconstruction @ W) * passes
+    gradient = {
+        "weight": (d_reconstruction.T @ code + x.T @ d_z).T,
+        "bias": d_z.sum(0),
+        "visible_bias": d_reconstruction.sum(0),
+    }
+    for name in p:
+        v[name] = momentum * v[name] - rate * gradient[name]
+        p[name] = p[name] + v[name]
+
+
+def epochs_of(engine: Engine, k: int, count: int, rate: float = 0.02, momentum: float = 0.9) -> list[float]:
+    orders = [np.random.default_rng(epoch).permutation(len(engine.x)) for epoch in range(count)]
+    return [engine.run_epoch(order, k, rate, momentum).loss for order in orders]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("density", [0.2, 1.0])
+@pytest.mark.parametrize("kind", ENGINES)
+def test_gradients_are_those_of_central_differences(kind: type[Engine], density: float, activation: Activation) -> None:
+    case = Case(7, 5, 3, 6, 6, density)
+    x, model = make_data(case, np.float64), make_model(case, activation, torch.float64)
+    p = arrays(model)
+    z = np.sort(x @ p["weight"].T + p["bias"], axis=1)
+    assert (z[:, -case.k] - z[:, -case.k - 1]).min() > 1e-3 and np.abs(z).min() > 1e-3, "too near a tie or a kink"
+    kind(model, x, case.batch).run_epoch(np.arange(len(x)), case.k, rate=1.0, momentum=0.0)
+    h = 1e-5
+    for name, parameter in p.items():
+        slope = np.empty_like(parameter)
+        for i in np.ndindex(parameter.shape):
+            value = parameter[i]
+            losses = []
+            for parameter[i] in (value + h, value - h):
+                losses.append(numpy_loss(p, x, case.k, activation))
+            parameter[i] = value
+            slope[i] = (losses[0] - losses[1]) / (2 * h)
+        assert np.abs(slope).max() > 0.05
+        np.testing.assert_allclose(parameter - arrays(model)[name], slope, rtol=1e-7, atol=1e-8, err_msg=name)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("kind", ENGINES)
+def test_epochs_with_momentum_are_those_of_numpy(kind: type[Engine], case: Case, activation: Activation) -> None:
+    x, model = make_data(case, np.float64), make_model(case, activation, torch.float64)
+    p = arrays(model)
+    v = {name: np.zeros_like(value) for name, value in p.items()}
+    engine = kind(model, x, case.batch)
+    for epoch in range(2):
+        order = np.random.default_rng(epoch).permutation(len(x))
+        expected = 0.0
+        for start in range(0, len(x), case.batch):
+            batch = x[order[start : start + case.batch]]
+            expected += numpy_loss(p, batch, case.k, activation) * len(batch)
+            numpy_step(p, v, batch, case.k, 0.02, 0.9, activation)
+        assert engine.run_epoch(order, case.k, 0.02, 0.9).loss == pytest.approx(expected / len(x), rel=1e-12)
+    for name, value in arrays(model).items():
+        np.testing.assert_allclose(value, p[name], rtol=1e-9, atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(engine.velocity[name].numpy(), v[name], rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("one_step", [True, False])
+def test_engines_agree_to_float32_rounding(case: Case, activation: Activation, one_step: bool) -> None:
+    x, models = make_data(case), [make_model(case, activation) for _ in ENGINES]
+    start = arrays(models[0])
+    batch = case.examples if one_step else case.batch
+    engines = [kind(model, x, batch) for kind, model in zip(ENGINES, models, strict=True)]
+    assert isinstance(engines[1], CpuEngine)
+    assert (engines[1]._sparse is None) == (case.density == 1), "the data do not take the path this case is for"
+    losses = [epochs_of(engine, case.k, 1 if one_step else 3) for engine in engines]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    tolerance = 1e-6 if one_step else 1e-5
+    for name, value in arrays(models[0]).items():
+        assert np.abs(value - start[name]).max() > 100 * tolerance, f"{name} hardly moved: nothing is compared"
+        np.testing.assert_allclose(value, arrays(models[1])[name], rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize("k", [1, 7, 150])
+def test_uses_count_the_kept_units_that_are_not_zero(kind: type[Engine], k: int, activation: Activation) -> None:
+    case = CASES[1]
+    x, model = make_data(case), make_model(case, activation)
+    p = arrays(model)
+    result = kind(model, x, case.examples).run_epoch(np.arange(case.examples), k, 0.01, 0.9)
+    z = x @ p["weight"].T + p["bias"]
+    kept = numpy_support(z, k) & (z > 0 if activation == "relu" else True)
+    assert activation == "relu" or result.uses.sum() == case.examples * k
+    np.testing.assert_array_equal(result.uses, kept.sum(0))
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_batch_larger_than_the_data_is_averaged_over_the_data(kind: type[Engine]) -> None:
+    case = CASES[1]
+    models = [make_model(case) for _ in range(2)]
+    losses = [
+        epochs_of(kind(model, make_data(case), size), case.k, 2) for model, size in zip(models, (50, 90), strict=True)
+    ]
+    assert losses[0] == losses[1]
+    assert all(np.array_equal(value, arrays(models[1])[name]) for name, value in arrays(models[0]).items())
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_momentum_moves_units_that_are_no_longer_kept(kind: type[Engine]) -> None:
+    case = Case(7, 5, 1, 6, 6, 1.0)
+    model = make_model(case)
+    engine = kind(model, make_data(case), case.batch)
+    for name, velocity in engine.velocity.items():
+        velocity.fill_(0.5 if name == "weight" else 0.0)
+    before = arrays(model)["weight"]
+    uses = engine.run_epoch(np.arange(6), 1, 0.0, 0.9).uses
+    assert (uses == 0).any()
+    np.testing.assert_allclose(arrays(model)["weight"] - before, 0.45, rtol=1e-5)
+
+
+@pytest.fixture
+def numba_threads() -> Iterator[int]:
+    before = numba.get_num_threads()
+    yield numba.config.NUMBA_NUM_THREADS
+    numba.set_num_threads(before)
+
+
+@pytest.mark.parametrize("case", CASES[1:3] + CASES[-1:], ids=str)
+def test_results_do_not_depend_on_the_number_of_threads(case: Case, numba_threads: int) -> None:
+    results = []
+    for threads in (1, numba_threads):
+        numba.set_num_threads(threads)
+        model = make_model(case)
+        results.append((epochs_of(CpuEngine(model, make_data(case), case.batch), case.k, 3), arrays(model)))
+    assert results[0][0] == results[1][0]
+    assert all(np.array_equal(value, results[1][1][name]) for name, value in results[0][1].items())
+
+
+def test_bfloat16_support_keeps_values_in_full_precision() -> None:
+    case = CASES[2]
+    x, p = make_data(case), arrays(make_model(case))
+    rounded = torch.from_numpy(x).bfloat16() @ torch.from_numpy(p["weight"]).bfloat16().T
+    z = rounded.float().numpy() + p["bias"]
+    n, k = case.examples, case.k
+    support, code = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
+    residual, code_grad, error = np.empty((n, case.inputs), np.float32), np.empty_like(code), np.empty(n, np.float32)
+    kernels.forward_backward(
+        x, np.arange(n), p["weight"], p["bias"], p["visible_bias"], z, k, False, True,
+        support, code, residual, code_grad, error,
+    )  # fmt: skip
+    rows = np.arange(n)[:, None]
+    exact = (x.astype(np.float64) @ p["weight"].T + p["bias"])[rows, support]
+    np.testing.assert_array_equal(np.sort(support), np.nonzero(numpy_support(z, k))[1].reshape(n, k))
+    np.testing.assert_allclose(code, exact, rtol=1e-5, atol=1e-6)
+    assert np.abs(z[rows, support] - exact).max() > 1e-3
+
+
+def test_bfloat16_support_comes_within_1_percent_of_the_loss(mnist: Dataset) -> None:
+    losses = []
+    for support_dtype in ("float32", "bfloat16"):
+        engine = CpuEngine(mnist_model(), mnist.train_x, 100, support_dtype)  # type: ignore[arg-type]
+        losses.append(epochs_of(engine, 20, 1, rate=0.01)[0])
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("unit", [0, 3, slice(None)], ids=str)
+@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize("density", [0.2, 1.0])
+def test_weights_that_are_not_finite_give_such_a_loss(
+    kind: type[Engine], density: float, unit: int | slice, bad: float
+) -> None:
+    case = CASES[1]._replace(density=density)
+    model = make_model(case)
+    with torch.no_grad():
+        model.weight[unit] = bad
+    assert not np.isfinite(epochs_of(kind(model, make_data(case), case.batch), case.k, 2)).any()
+
+
+def test_after_an_epoch_of_mnist_losses_agree_to_1e_5_and_99_percent_of_supports(mnist: Dataset) -> None:
+    models = [mnist_model() for _ in ENGINES]
+    losses = [
+        epochs_of(kind(model, mnist.train_x, 100), 20, 1, rate=0.01)[0]
+        for kind, model in zip(ENGINES, models, strict=True)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    x = torch.from_numpy(mnist.train_x)
+    supports = [model.encode(x, "k") != 0 for model in models]
+    assert (supports[0] == supports[1]).all(1).float().mean() >= 0.99

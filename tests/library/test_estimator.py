@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from ksae_lib import DivergenceError, KSparseCoder
+from ksae_lib.training import TrainConfig, train
+
+
+@parametrize_with_checks([KSparseCoder(units=8, k=2, epochs=5), KSparseCoder(epochs=2)])
+def test_scikit_learn_conventions(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def digits() -> np.ndarray:
+    return (load_digits().data / 16).astype(np.float32)
+
+
+def coder(**changes: Any) -> KSparseCoder:
+    return KSparseCoder(**{"units": 100, "k": 10, "epochs": 10, "random_state": 0, **changes})
+
+
+@pytest.fixture(scope="module")
+def fitted(digits: np.ndarray) -> KSparseCoder:
+    return coder().fit(digits)
+
+
+def test_codes_reconstruct_and_classify_in_a_pipeline(digits: np.ndarray) -> None:
+    labels = load_digits().target
+    train_x, test_x, train_y, test_y = train_test_split(digits, labels, random_state=0)
+    pipeline = make_pipeline(coder(epochs=40, sparse_output=True, alpha=2), LogisticRegression(max_iter=500))
+    assert pipeline.fit(train_x, train_y).score(test_x, test_y) > 0.93
+    assert pipeline[0].score(test_x) > 0.8
+
+
+def test_without_scaling_fit_is_a_training_run_with_the_schedule_from_all_100_units(digits: np.ndarray) -> None:
+    unscaled = coder(scale=1.0, bias_init="zeros", weight_std=0.02, momentum=0.5, random_state=3).fit(digits)
+    config = TrainConfig(
+        units=100, k=10, k_start=100, epochs=10, bias_init="zeros", weight_std=0.02, momentum=0.5,
+        seed=np.random.RandomState(3).randint(2**31),
+    )  # fmt: skip
+    model, history = train(digits, config)
+    assert np.array_equal(unscaled.components_, model.weight.detach().numpy())
+    assert history.drop(columns="seconds").equals(unscaled.history_.drop(columns="seconds"))
+    assert unscaled.n_iter_ == 10
+
+
+@pytest.mark.parametrize("alpha", [1, 2.5])
+def test_transform_keeps_alpha_k_units_and_dense_keeps_all(
+    fitted: KSparseCoder, digits: np.ndarray, alpha: float
+) -> None:
+    changed = pickle.loads(pickle.dumps(fitted)).set_params(alpha=alpha)
+    codes = changed.transform(digits)
+    assert codes.shape == (len(digits), 100)
+    assert codes.dtype == np.float32
+    assert ((codes != 0).sum(1) == round(alpha * 10)).all()
+    dense = changed.set_params(code_mode="dense").transform(digits)
+    assert (dense != 0).all()
+    assert np.array_equal(np.where(codes != 0, dense, 0), codes)
+    in_k_mode = changed.set_params(code_mode="k").transform(digits)
+    assert ((in_k_mode != 0).sum(1) == 10).all()
+
+
+def test_the_threshold_is_the_mean_alpha_k_th_value_of_all_training_examples(digits: np.ndarray) -> None:
+    by_threshold = coder(code_mode="threshold", alpha=2).fit(digits)
+    z = by_threshold.model_.pre_activation(torch.from_numpy(digits) * by_threshold.scale_)
+    threshold = torch.topk(z, 20).values[:, -1].mean().item()
+    assert float(by_threshold.model_.threshold) == pytest.approx(threshold, rel=1e-5)
+    kept = z.detach().numpy() > threshold
+    assert np.mean((by_threshold.transform(digits) != 0) == kept) > 0.9999
+
+
+def test_sparse_and_dense_output_are_the_same(fitted: KSparseCoder, digits: np.ndarray) -> None:
+    dense = fitted.transform(digits)
+    csr = pickle.loads(pickle.dumps(fitted)).set_params(sparse_output=True).transform(digits)
+    assert sparse.issparse(csr)
+    assert csr.nnz == 10 * len(digits)
+    assert np.array_equal(csr.toarray(), dense)
+    assert np.allclose(fitted.inverse_transform(csr), fitted.inverse_transform(dense), atol=1e-5)
+
+
+def test_reconstructions_and_score_are_in_the_units_of_the_data_and_keep_k_units(digits: np.ndarray) -> None:
+    x = digits * 256
+    large = coder(alpha=3).fit(x)
+    with torch.no_grad():
+        model_output = large.model_(torch.from_numpy(x) * large.scale_)[0].numpy() / large.scale_
+    explained = 1 - ((x - model_output) ** 2).sum() / ((x - x.mean(0)) ** 2).sum()
+    assert large.score(x) == pytest.approx(explained, abs=1e-5)
+    assert large.score(x) > 0.7
+    codes = large.set_params(alpha=1).transform(x)
+    assert np.allclose(large.inverse_transform(codes), model_output, atol=0.01)
+
+
+def test_automatic_scale_makes_the_unit_of_the_data_irrelevant(fitted: KSparseCoder, digits: np.ndarray) -> None:
+    large = coder().fit(digits * 256)
+    assert large.scale_ == pytest.approx(fitted.scale_ / 256)
+    assert np.array_equal(large.components_, fitted.components_)
+    with pytest.raises(DivergenceError, match="Lower the learning rate"):
+        coder(scale=1.0).fit(digits * 256)
+
+
+@pytest.mark.parametrize(
+    "kind", ["uncorrelated", "one direction nearly", "far from zero", "one feature", "all zero", "one example"]
+)
+def test_default_scale_is_stable_on_data_unlike_mnist(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(500, 64))
+    x, floor = {
+        "uncorrelated": (noise, 0.2),
+        "one direction nearly": (rng.uniform(size=(500, 1)) + 0.1 * noise, 0.7),
+        "far from zero": (noise + 100, 0.01),
+        "one feature": (rng.uniform(1, 2, (500, 1)), 0.7),
+        "all zero": (np.zeros((20, 5)), None),
+        "one example": (noise[:1], None),
+    }[kind]
+    trained = coder(units=20, k=5, epochs=30).fit(x)
+    assert np.isfinite(trained.transform(x)).all()
+    if floor is not None:
+        assert trained.score(x) > floor
+
+
+def test_automatic_scale_leaves_neither_size_above_mnists(digits: np.ndarray) -> None:
+    uncorrelated = np.random.default_rng(0).normal(size=(500, 64))
+    for x in (digits, uncorrelated):
+        scaled = x * coder(epochs=1).fit(x).scale_
+        share_of_mnist = (np.linalg.norm(scaled, 2) ** 2 / len(x) / 37.6, (scaled**2).sum(1).mean() / 88)
+        assert max(share_of_mnist) == pytest.approx(1, rel=1e-4)
+
+
+@pytest.mark.parametrize("scale", ["auto", 1.0])
+def test_numpy_torch_and_memory_mapped_arrays_give_the_same(
+    digits: np.ndarray, tmp_path: Path, scale: float | str
+) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, digits)
+    expected = coder(scale=scale).fit(digits).transform(digits)
+    for same in (
+        torch.from_numpy(digits),
+        torch.from_numpy(digits).double().requires_grad_(),
+        np.load(path, mmap_mode="r"),
+        np.asfortranarray(digits, np.float64),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert np.array_equal(coder(scale=scale).fit(same).transform(same), expected)
+
+
+def test_calls_of_partial_fit_are_the_epochs_of_fit_with_constant_k(digits: np.ndarray) -> None:
+    whole = coder(k_start=None, epochs=4).fit(digits)
+    stepwise = coder()
+    for _ in range(4):
+        stepwise.partial_fit(digits)
+    assert np.array_equal(stepwise.components_, whole.components_)
+    assert stepwise.history_.drop(columns="seconds").equals(whole.history_.drop(columns="seconds"))
+    assert stepwise.n_iter_ == 4
+
+
+def test_partial_fit_goes_on_after_fit_with_new_examples_and_rates(digits: np.ndarray) -> None:
+    first, second = digits[:900], digits[900:]
+    model = coder().fit(first)
+    before, scale = model.components_.copy(), model.scale_
+    model.set_params(learning_rate=1e-12).partial_fit(second)
+    assert np.allclose(model.components_, before, atol=1e-6)
+    score = model.score(second)
+    model.set_params(learning_rate=0.01)
+    for _ in range(10):
+        model.partial_fit(second)
+    assert model.score(second) > score + 0.02
+    assert model.scale_ == scale
+    assert model.history_["epoch"].tolist() == list(range(21))
+    with pytest.raises(ValueError, match="is expecting 64 features"):
+        model.partial_fit(second[:, :60])
+
+
+def test_divergence_leaves_the_state_before_it(digits: np.ndarray) -> None:
+    unfitted = coder(scale=100.0)
+    for method in (unfitted.fit, unfitted.partial_fit):
+        with pytest.raises(DivergenceError, match="Training diverged"):
+            method(digits)
+        with pytest.raises(NotFittedError):
+            unfitted.transform(digits)
+    stepwise = coder().partial_fit(digits)
+    codes = stepwise.transform(digits)
+    with pytest.raises(DivergenceError, match="in call 2 of partial_fit"):
+        stepwise.set_params(learning_rate=1e4).partial_fit(digits)
+    assert np.array_equal(stepwise.transform(digits), codes)
+    assert stepwise.n_iter_ == 1
+
+
+def test_fitted_estimators_survive_pickling_and_cloning(fitted: KSparseCoder, digits: np.ndarray) -> None:
+    assert np.array_equal(pickle.loads(pickle.dumps(fitted)).transform(digits), fitted.transform(digits))
+    assert np.array_equal(clone(fitted).fit(digits).components_, fitted.components_)
+    stepwise = coder().partial_fit(digits)
+    copy = pickle.loads(pickle.dumps(stepwise))
+    assert np.array_equal(copy.partial_fit(digits).components_, stepwise.partial_fit(digits).components_)
+    assert list(fitted.get_feature_names_out()) == [f"ksparsecoder{unit}" for unit in range(100)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"k": 101}, "k = 101 is not possible with 100 hidden units"),
+        ({"k_start": 101}, "k_start = 101 is not possible with 100 hidden units"),
+        ({"alpha": 11}, r"alpha·k \(alpha = 11, k = 10\) = 110 is not possible with 100 hidden units"),
+        ({"k": 0}, "The 'k' parameter"),
+        ({"code_mode": "all"}, "The 'code_mode' parameter"),
+        ({"momentum": 1.0}, "The 'momentum' parameter"),
+        ({"engine": "abacus"}, "The 'engine' parameter"),
+    ],
+)
+def test_impossible_parameters_are_refused(digits: np.ndarray, changes: dict[str, Any], message: str) -> None:
+    for method in ("fit", "partial_fit"):
+        with pytest.raises(ValueError, match=message):
+            getattr(coder(**changes), method)(digits)
+
+
+def test_wrong_data_are_refused(fitted: KSparseCoder, digits: np.ndarray) -> None:
+    broken = digits.copy()
+    broken[3, 4] = np.nan
+    for method in (coder().fit, coder().partial_fit, fitted.transform, fitted.score):
+        with pytest.raises(ValueError, match="contains NaN"):
+            method(broken)
+        with pytest.raises(ValueError, match=r"reshape images with x\.reshape"):
+            method(digits.reshape(-1, 8, 8))
+    with pytest.raises(ValueError, match="is expecting 64 features"):
+        fitted.transform(digits[:, :60])
+    with pytest.raises(ValueError, match="Codes have 99 columns, but there are 100 units"):
+        fitted.inverse_transform(fitted.transform(digits)[:, :99])
+    with pytest.raises(ValueError, match="all examples are equal"):
+        fitted.score(np.ones((5, 64)))

@@ -1,0 +1,381 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from ksae_lib import DivergenceError, KSparseAutoencoder, TrainConfig, train, training
+from ksae_lib import checkpoint as checkpoint_module
+from ksae_lib.engines.base import EpochResult
+from ksae_lib.engines.cpu import CpuEngine
+from ksae_lib.engines.reference import ReferenceEngine
+from ksae_lib.training import make_engine, new_model
+
+ENGINES = ("reference", "cpu")
+COLUMNS = ["epoch", "k", "learning_rate", "momentum", "loss", "live_units", "seconds"]
+
+
+def pattern(examples: int = 64) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    parts = (rng.random((6, 20)) < 0.25).astype(np.float32)
+    chosen = rng.random((examples, 6)) < 0.3
+    return np.minimum(chosen @ parts, 1).astype(np.float32)
+
+
+def config(**changes: Any) -> TrainConfig:
+    return TrainConfig(
+        **{"units": 16, "k": 3, "k_start": 8, "epochs": 6, "batch_size": 10, "weight_std": 0.1, **changes}
+    )
+
+
+def assert_same_run(
+    first: tuple[KSparseAutoencoder, pd.DataFrame], second: tuple[KSparseAutoencoder, pd.DataFrame]
+) -> None:
+    pd.testing.assert_frame_equal(first[1].drop(columns="seconds"), second[1].drop(columns="seconds"), check_exact=True)
+    for name, parameter in first[0].named_parameters():
+        assert torch.equal(parameter, second[0].get_parameter(name)), name
+
+
+def epochs_saved(checkpoint: Path) -> int:
+    with safe_open(checkpoint, framework="pt") as file:
+        return len(json.loads(file.metadata()["history"]))
+
+
+@pytest.fixture
+def save_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_golden_loss_history(engine: str) -> None:
+    _, history = train(pattern(), config(epochs=5, engine=engine))
+    assert history["loss"].tolist() == pytest.approx([4.391400, 2.408559, 2.045014, 1.438762, 1.055588], rel=1e-4)
+    assert history["live_units"].tolist() == [15, 13, 12, 11, 12]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("activation", ["linear", "relu"])
+def test_a_run_is_decided_by_its_config(engine: str, activation: str) -> None:
+    runs = [train(pattern(), config(engine=engine, activation=activation, seed=seed)) for seed in (0, 0, 1)]
+    assert_same_run(runs[0], runs[1])
+    assert not torch.equal(runs[0][0].weight, runs[2][0].weight)
+    assert runs[0][1]["loss"].tolist() != runs[2][1]["loss"].tolist()
+
+
+def test_the_global_random_state_is_neither_used_nor_needed() -> None:
+    first = train(pattern(), config())
+    torch.manual_seed(5)
+    np.random.seed(5)
+    assert_same_run(first, train(pattern(), config()))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_history_follows_the_schedules(engine: str) -> None:
+    settings = config(
+        epochs=8, learning_rate=0.02, learning_rate_end=0.006, momentum=0.25, momentum_end=0.6, engine=engine
+    )
+    model, history = train(pattern(), settings)
+    assert list(history.columns) == COLUMNS
+    assert history["epoch"].tolist() == list(range(8))
+    assert history["k"].tolist() == [8, 7, 6, 4, 3, 3, 3, 3]
+    assert history["learning_rate"].tolist() == pytest.approx([0.02 - 0.002 * epoch for epoch in range(8)])
+    assert history["momentum"].tolist() == pytest.approx([0.25 + 0.05 * epoch for epoch in range(8)])
+    assert history["live_units"].between(1, 16).all()
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0] / 2
+    assert (history["seconds"] > 0).all()
+    assert model.k == 3
+
+
+def test_every_epoch_is_a_new_permutation_of_all_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    orders, ks = [], []
+
+    def record(self: ReferenceEngine, order: np.ndarray, k: int, rate: float, momentum: float) -> EpochResult:
+        orders.append(order.tolist())
+        ks.append(k)
+        return EpochResult(1.0, np.array([2, 0, 1]))
+
+    monkeypatch.setattr(ReferenceEngine, "run_epoch", record)
+    _, history = train(pattern(), config(engine="reference", epochs=4, k_ramp=1.0))
+    assert all(sorted(order) == list(range(64)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 4
+    assert history["k"].tolist() == ks == [8, 7, 6, 4]
+    assert history["live_units"].tolist() == [2] * 4
+
+
+def test_the_engines_and_starts_a_config_names() -> None:
+    x = pattern()
+    for name, kind in (("reference", ReferenceEngine), ("cpu", CpuEngine)):
+        settings = config(engine=name, activation="relu")
+        model = new_model(settings, x)
+        assert type(make_engine(model, x, settings)) is kind
+        assert (model.inputs, model.units, model.k, model.activation) == (20, 16, 3, "relu")
+        assert not model.bias.any() and not model.visible_bias.any()
+    centered = new_model(config(bias_init="centered"), x)
+    torch.testing.assert_close(centered.visible_bias.detach(), torch.from_numpy(x.mean(0)))
+    torch.testing.assert_close(centered.pre_activation(torch.from_numpy(x)).mean(0), torch.zeros(16), atol=1e-6, rtol=0)
+
+
+def test_training_goes_on_from_a_given_model() -> None:
+    model, _ = train(pattern(), config())
+    weight = model.weight.detach().clone()
+    same, history = train(pattern(), config(k_start=None), model=model)
+    assert same is model
+    assert not torch.equal(weight, model.weight)
+    assert history["loss"].iloc[0] < train(pattern(), config(k_start=None))[1]["loss"].iloc[0]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_memory_mapped_examples_give_the_same_run(engine: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", pattern())
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r+")
+    assert_same_run(train(mapped, config(engine=engine)), train(pattern(), config(engine=engine)))
+    np.testing.assert_array_equal(mapped, pattern())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_run_interrupted_inside_an_epoch_resumes_to_the_same_end(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every_epoch: None
+) -> None:
+    kind: Any = {"reference": ReferenceEngine, "cpu": CpuEngine}[engine]
+    original, checkpoint, settings = kind.run_epoch, tmp_path / "run.ckpt", config(engine=engine, momentum_end=0.5)
+    calls: list[int] = []
+
+    def interrupted(self: Any, order: np.ndarray, *rest: Any) -> EpochResult:
+        calls.append(len(order))
+        if len(calls) == 4:
+            original(self, order[:30], *rest)
+            raise KeyboardInterrupt
+        return original(self, order, *rest)
+
+    whole = train(pattern(), settings)
+    monkeypatch.setattr(kind, "run_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(pattern(), settings, checkpoint=checkpoint)
+    assert epochs_saved(checkpoint) == 3
+    assert_same_run(train(pattern(), settings, checkpoint=checkpoint), whole)
+    assert len(calls) == 4 + 3
+    assert_same_run(train(pattern(), settings, checkpoint=checkpoint), whole)
+    assert len(calls) == 4 + 3, "a finished run is not run again"
+    assert list(tmp_path.iterdir()) == [checkpoint]
+
+
+def test_a_killed_run_resumes_to_the_same_end(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.ckpt"
+    np.save(tmp_path / "x.npy", pattern())
+    script = textwrap.dedent("""
+        import sys, time
+        from pathlib import Path
+        import numpy as np
+        from ksae_lib import TrainConfig, train
+        from ksae_lib import training
+        from ksae_lib.engines.reference import ReferenceEngine
+
+        original = ReferenceEngine.run_epoch
+        def slow(*arguments):
+            time.sleep(0.3)
+            return original(*arguments)
+        ReferenceEngine.run_epoch = slow
+        training.CHECKPOINT_SECONDS = 0
+        folder = Path(sys.argv[1])
+        train(np.load(folder / "x.npy"), TrainConfig(**eval(sys.argv[2])), checkpoint=folder / "run.ckpt")
+    """)
+    settings = config(engine="reference", epochs=20)
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), repr(vars(settings))])
+    deadline = time.monotonic() + 300
+    try:
+        while not checkpoint.exists():
+            assert process.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
+            time.sleep(0.01)
+    finally:
+        process.kill()
+    assert process.wait(60) == -signal.SIGKILL
+    assert 0 < epochs_saved(checkpoint) < 20
+    assert_same_run(train(pattern(), settings, checkpoint=checkpoint), train(pattern(), settings))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"learning_rate": 0.011}, {"epochs": 7}, {"seed": 1}, {"activation": "relu"}, {"engine": "reference"}]
+)
+def test_a_checkpoint_of_another_config_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    checkpoint = tmp_path / "run.ckpt"
+    train(pattern(), config(), checkpoint=checkpoint)
+    before = checkpoint.read_bytes()
+    with pytest.raises(ValueError, match=r"run\.ckpt is not a checkpoint of this run: name another file or delete it"):
+        train(pattern(), config(**changes), checkpoint=checkpoint)
+    assert checkpoint.read_bytes() == before
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
+    checkpoint, other = tmp_path / "run.ckpt", pattern()
+    train(pattern(), config(), checkpoint=checkpoint)
+    other[5, 5] += 0.5
+    with pytest.raises(ValueError, match="is not a checkpoint of this run"):
+        train(other, config(), checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "cut header", "noise", "of something else", "no metadata"])
+def test_a_corrupt_checkpoint_is_one_clear_error(tmp_path: Path, damage: str) -> None:
+    checkpoint = tmp_path / "run.ckpt"
+    train(pattern(), config(), checkpoint=checkpoint)
+    content = checkpoint.read_bytes()
+    if damage == "of something else":
+        save_file({"weight": torch.zeros(3)}, checkpoint, metadata={"format": "pt"})
+    elif damage == "no metadata":
+        save_file({"weight": torch.zeros(3)}, checkpoint)
+    else:
+        parts = {"empty": b"", "truncated": content[:-50], "cut header": content[:50], "noise": b"\xff" * 5000}
+        checkpoint.write_bytes(parts[damage])
+    with pytest.raises(ValueError, match=r"run\.ckpt .*delete it"):
+        train(pattern(), config(), checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_divergence_names_epoch_rate_and_remedy(engine: str) -> None:
+    with pytest.raises(DivergenceError) as caught:
+        train(pattern(), config(engine=engine, learning_rate=1e3, epochs=50))
+    message = str(caught.value)
+    for part in ("epoch 0", "learning rate 1000", "k = 8", "Lower the learning rate"):
+        assert part in message
+    assert "nan" in message or "inf" in message
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_divergence_keeps_the_last_good_checkpoint(engine: str, tmp_path: Path, save_every_epoch: None) -> None:
+    checkpoint = tmp_path / "run.ckpt"
+    settings = config(engine=engine, learning_rate_end=1.0, epochs=40)
+    with pytest.raises(DivergenceError, match=r"in epoch (\d+) .*run\.ckpt") as caught:
+        train(pattern(), settings, checkpoint=checkpoint)
+    saved = epochs_saved(checkpoint)
+    assert saved >= 2
+    assert re.search(rf"in epoch {saved} .*(after epoch {saved - 1}|after {saved} epochs)\b", str(caught.value))
+    with safe_open(checkpoint, framework="pt") as file:
+        assert all(file.get_tensor(name).isfinite().all() for name in file.keys())  # noqa: SIM118 - no mapping
+    assert list(tmp_path.iterdir()) == [checkpoint]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_divergence_in_the_very_last_update_is_noticed(engine: str, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.ckpt"
+    with pytest.raises(DivergenceError, match="epoch 0"):
+        train(pattern(), config(engine=engine, learning_rate=3e38, epochs=1, batch_size=64), checkpoint=checkpoint)
+    assert not checkpoint.exists()
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "sentence"),
+    [
+        (np.full((20, 4), np.nan, np.float32), ValueError, "NaN or infinite"),
+        (np.ones((20, 4)), TypeError, "float64"),
+        (np.ones(20, np.float32)[:, None, None], ValueError, "shape"),
+        (np.ones((0, 4), np.float32), ValueError, "no examples"),
+    ],
+)
+@pytest.mark.parametrize("bias_init", ["zeros", "centered"])
+@pytest.mark.filterwarnings("error")
+def test_examples_that_cannot_be_trained_on_are_refused(
+    x: np.ndarray, error: type[Exception], sentence: str, bias_init: str
+) -> None:
+    with pytest.raises(error, match=sentence):
+        train(x, config(bias_init=bias_init))
+
+
+def test_a_model_that_does_not_fit_the_examples_is_refused() -> None:
+    with pytest.raises(ValueError, match="the model takes"):
+        train(pattern(), config(), model=KSparseAutoencoder(19, 16, 3))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (KSparseAutoencoder(20, 15, 3), "units = 15, the config 16"),
+        (KSparseAutoencoder(20, 16, 4), "k = 4, the config 3"),
+        (KSparseAutoencoder(20, 16, 3, "relu"), "activation = relu, the config linear"),
+    ],
+)
+def test_a_model_that_is_not_the_configs_is_refused(model: KSparseAutoencoder, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(pattern(), config(), model=model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"units": 0}, "units = 0 is not possible: it must be at least 1"),
+        ({"epochs": 0}, "epochs = 0"),
+        ({"batch_size": 0}, "batch_size = 0"),
+        ({"k": 0}, "k = 0 is not possible with 16 hidden units"),
+        ({"k": 17}, "k = 17 is not possible with 16 hidden units"),
+        ({"k_start": 17}, "k_start = 17 is not possible with 16 hidden units"),
+        ({"k_start": 0}, "k_start = 0"),
+        ({"k_ramp": 1.5}, "ramp = 1.5"),
+        ({"learning_rate": 0.0}, "learning_rate = 0.0 is not possible: it must be a positive number"),
+        ({"learning_rate": float("nan")}, "learning_rate = nan"),
+        ({"learning_rate_end": -1.0}, "learning_rate_end = -1.0"),
+        ({"weight_std": float("inf")}, "weight_std = inf"),
+        ({"momentum": 1.0}, "momentum = 1.0 is not possible: choose a number from 0 to below 1"),
+        ({"momentum": -0.1}, "momentum = -0.1"),
+        ({"momentum_end": 1.5}, "momentum_end = 1.5"),
+        ({"bias_init": "ones"}, "bias_init = 'ones' is unknown: choose one of zeros, centered"),
+        ({"activation": "sigmoid"}, "activation = 'sigmoid' is unknown: choose one of linear, relu"),
+        ({"engine": "tpu"}, "engine = 'tpu' is unknown: choose one of auto, gpu, cpu, reference"),
+        ({"support_dtype": "int8"}, "support_dtype = 'int8' is unknown"),
+        ({"seed": -1}, "seed = -1"),
+    ],
+    ids=str,
+)
+def test_impossible_configs_are_refused_in_one_sentence(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        config(**changes)
+
+
+def test_the_defaults_are_the_papers() -> None:
+    paper = TrainConfig()
+    assert (paper.units, paper.k, paper.epochs, paper.k_ramp) == (1000, 25, 5000, 0.5)
+    assert (paper.weight_std, paper.momentum, paper.learning_rate) == (0.01, 0.9, 0.01)
+    assert (paper.learning_rate_end, paper.momentum_end) == (None, None)
+    assert (paper.activation, paper.bias_init) == ("linear", "zeros")
+
+
+@pytest.mark.parametrize("where", ["save_file", "fsync"])
+def test_a_full_disk_leaves_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every_epoch: None, where: str
+) -> None:
+    checkpoint, settings = tmp_path / "run.ckpt", config()
+    whole = train(pattern(), settings)
+    calls: list[int] = []
+    owner: Any = checkpoint_module if where == "save_file" else os
+    original = getattr(owner, where)
+
+    def full(*arguments: Any, **named: Any) -> None:
+        original(*arguments, **named)
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(owner, where, full)
+    with pytest.raises(OSError, match="No space left on device"):
+        train(pattern(), settings, checkpoint=checkpoint)
+    assert list(tmp_path.iterdir()) == [checkpoint]
+    assert epochs_saved(checkpoint) == 2
+    assert_same_run(train(pattern(), settings, checkpoint=checkpoint), whole)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"):
+        train(pattern(), config(), checkpoint=tmp_path / "file" / "run.ckpt")

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from replication.data import DataError
+from replication.data.patches import load_patches, normalize_contrast, random_patches, zca
+from replication.judge.gabor import fit_gabor, gabor, main_image
+
+
+def natural(count: int = 6, size: int = 40) -> np.ndarray:
+    """Images with the 1/f spectrum of natural ones."""
+    rng = np.random.default_rng(0)
+    f = np.hypot(*np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size)))
+    f[0, 0] = 1
+    noise = np.fft.ifft2(np.fft.fft2(rng.normal(size=(count, 3, size, size))) / f).real
+    return np.clip(128 + 40 * noise / noise.std(), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def test_patches_are_parts_of_the_images() -> None:
+    images = list(natural())
+    patches = random_patches(images, 20, 8, np.random.default_rng(0)).reshape(20, 8, 8, 3)
+    windows = [np.lib.stride_tricks.sliding_window_view(image, (8, 8, 3)).reshape(-1, 8, 8, 3) for image in images]
+    for patch in patches:
+        assert any((window == patch).all(axis=(1, 2, 3)).any() for window in windows)
+    with pytest.raises(DataError, match="smaller than a patch"):
+        random_patches([images[0][:7]], 1, 8, np.random.default_rng(0))
+
+
+def test_contrast_and_whitening_are_those_of_the_published_code() -> None:
+    x = random_patches(list(natural()), 5000, 4, np.random.default_rng(0))
+    one = x[0].astype(float)
+    normal = normalize_contrast(x)
+    assert normal[0] == pytest.approx((one - one.mean()) / np.sqrt(one.var(ddof=1) + 10), rel=1e-4, abs=1e-5)
+    whitening = zca(normal)
+    values, vectors = np.linalg.eigh(np.cov(normal.astype(float).T))
+    assert np.allclose(whitening.matrix, vectors @ np.diag((values + 0.1) ** -0.5) @ vectors.T, atol=1e-3)
+    white = np.cov(((normal - whitening.mean) @ whitening.matrix).T)
+    assert np.linalg.eigvalsh(white).max() < 1.01
+    large = values > 1
+    assert large.any() and np.allclose(
+        np.diag(vectors.T @ white @ vectors)[large], (values / (values + 0.1))[large], atol=1e-2
+    )
+
+
+def test_a_file_and_a_folder_give_patches(tmp_path: Path) -> None:
+    images = natural()
+    np.savez(tmp_path / "a.npz", images=images)
+    for i, image in enumerate(images):
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "folder" / f"{i}.png")
+    small = {"train_size": 300, "validation_size": 40, "test_size": 20}
+    data = load_patches(str(tmp_path / "a.npz"), **small)
+    assert (data.train_x.shape, data.validation_x.shape, data.image_shape) == ((300, 192), (40, 192), (8, 8, 3))
+    other = load_patches(str(tmp_path / "folder"), **small)
+    assert data.sha256 == other.sha256 and np.array_equal(data.train_x, other.train_x)
+    assert not np.array_equal(data.train_x, load_patches(str(tmp_path / "a.npz"), **small, split_seed=1).train_x)
+    assert load_patches("samples", train_size=50, validation_size=9, test_size=8).test_x.shape == (8, 192)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "is not a folder of images"),
+        (lambda path: path.mkdir(), "is not a folder of images"),
+        (lambda path: (path.mkdir(), (path / "a.png").write_bytes(b"x")), "a.png cannot be read"),
+    ],
+)
+def test_a_bad_folder_is_named(tmp_path: Path, make, message: str) -> None:
+    make(tmp_path / "pictures")
+    with pytest.raises(DataError, match=message):
+        load_patches(str(tmp_path / "pictures"), train_size=10)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"other": np.zeros(3)}, "cannot be read"),
+        ({"images": np.zeros((2, 9, 9, 3))}, "images are uint8"),
+        (None, "is missing: name another .npz file"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path: Path, arrays: dict[str, np.ndarray] | None, message: str) -> None:
+    if arrays is not None:
+        np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(DataError, match=message):
+        load_patches(str(tmp_path / "a.npz"), train_size=10)
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, images=np.array(natural()))
+    whole = path.read_bytes()
+    np.save(tmp_path / "b.npy", np.zeros(3))
+    for content in (whole[: len(whole) // 2], whole[:-30], b"", (tmp_path / "b.npy").read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"a\.npz cannot be read"):
+            load_patches(str(path), train_size=10)
+
+
+def test_missing_cifar10_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KSAE_DATA", str(tmp_path))
+    with pytest.raises(DataError, match="CIFAR-10 is missing"):
+        load_patches("cifar10", train_size=10)
+    with pytest.raises(ValueError, match="name at least one"):
+        load_patches("samples", train_size=0)
+
+
+@pytest.mark.parametrize("angle", [0.3, 1.2, 2.5])
+def test_a_gabor_function_is_found_again(angle: float) -> None:
+    wave = np.array([0.6, -0.8]) @ gabor(np.array([3.2, 4.1, angle, 0.2, 1.6, 2.0]), 8)
+    fit = fit_gabor(wave.reshape(8, 8))
+    assert fit.explained > 0.999
+    assert (fit.frequency, fit.angle) == pytest.approx((0.2, angle), abs=0.01)
+
+
+def test_noise_is_explained_worse_than_an_edge() -> None:
+    rng = np.random.default_rng(0)
+    noise = [fit_gabor(rng.normal(size=(8, 8))).explained for _ in range(10)]
+    y, x = np.mgrid[:8, :8]
+    edge = np.tanh(x + 0.5 * y - 5) * np.exp(-((x - 3.5) ** 2 + (y - 3.5) ** 2) / 8)
+    assert max(noise) < 0.75 < 0.95 < fit_gabor(edge).explained
+    with pytest.raises(ValueError, match="constant filter"):
+        fit_gabor(np.ones((8, 8)))
+
+
+def test_the_main_image_keeps_a_filter_of_one_colour() -> None:
+    rng = np.random.default_rng(0)
+    grey, colour = rng.normal(size=(8, 8)), np.array([0.6, 0.0, -0.8])
+    (found,) = main_image((grey[..., None] * colour).reshape(1, -1), (8, 8, 3))
+    assert np.allclose(np.abs(found), np.abs(grey))

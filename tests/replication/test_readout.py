@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from ksae_lib import KSparseAutoencoder
+from replication.data import Dataset
+from replication.judge.readout import ReadoutConfig, evaluate, sparse_codes
+
+
+def blobs(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 3, n)
+    return (rng.normal(size=(n, 6)) + 1.5 * np.eye(3, 6)[y]).astype(np.float32), y.astype(np.int64)
+
+
+def dataset() -> Dataset:
+    (a, ya), (b, yb), (c, yc) = blobs(300, 0), blobs(100, 1), blobs(100, 2)
+    return Dataset(a, ya, b, yb, c, yc, (2, 3), {}, "none")
+
+
+@pytest.fixture
+def model() -> KSparseAutoencoder:
+    model = KSparseAutoencoder(6, 20, 3)
+    model.initialize(1.0, torch.Generator().manual_seed(0))
+    return model
+
+
+def test_codes_are_sparse_and_equal_to_the_model(model: KSparseAutoencoder) -> None:
+    x = dataset().train_x
+    codes = sparse_codes(model, np.concatenate([x] * 5), 2)
+    assert codes.shape == (1500, 20)
+    assert codes.nnz == 1500 * 6
+    assert np.array_equal(codes[:300].toarray(), model.encode(torch.from_numpy(x), "alpha_k", 2).numpy())
+
+
+def test_validation_chooses_and_the_whole_grid_is_recorded(model: KSparseAutoencoder) -> None:
+    config = ReadoutConfig(alphas=(1, 2), l2=(0.1, 0.001))
+    result = evaluate(dataset(), model, config)
+    assert [(row.alpha, row.l2) for row in result.trials.itertuples()] == [(1, 0.1), (1, 0.001), (2, 0.1), (2, 0.001)]
+    best = result.trials.loc[result.trials["validation_error"].idxmin()]
+    assert result.selected == {"alpha": best["alpha"], "l2": best["l2"]}
+    assert (result.validation_error, result.test_error) == (best["validation_error"], best["test_error"])
+    assert len(result.test_mistakes) == round(result.test_error)
+
+
+def test_the_choice_does_not_look_at_test_labels(model: KSparseAutoencoder) -> None:
+    honest = dataset()
+    shuffled = Dataset(
+        honest.train_x, honest.train_y, honest.validation_x, honest.validation_y,
+        honest.test_x, (honest.test_y + 1) % 3, (2, 3), {}, "none",
+    )  # fmt: skip
+    config = ReadoutConfig(alphas=(1, 2, 3), l2=(0.1, 0.01, 0.001))
+    assert evaluate(honest, model, config).selected == evaluate(shuffled, model, config).selected
+
+
+def test_raw_pixels_equal_scikit_learn_on_dense_input() -> None:
+    data = dataset()
+    result = evaluate(data, None, ReadoutConfig(l2=(0.01,), tolerance=1e-8))
+    direct = LogisticRegression(C=1 / (0.01 * 300), tol=1e-8, max_iter=1000).fit(data.train_x, data.train_y)
+    assert result.selected == {"l2": 0.01}
+    assert result.test_mistakes == np.flatnonzero(direct.predict(data.test_x) != data.test_y).tolist()
+
+
+def test_l2_weighs_the_penalty_against_the_mean_cross_entropy() -> None:
+    data = dataset()
+    twice = Dataset(
+        np.concatenate([data.train_x] * 2), np.concatenate([data.train_y] * 2), data.validation_x, data.validation_y,
+        data.test_x, data.test_y, (2, 3), {}, "none",
+    )  # fmt: skip
+    config = ReadoutConfig(l2=(0.3,), tolerance=1e-8)
+    assert evaluate(data, None, config).test_mistakes == evaluate(twice, None, config).test_mistakes
+
+
+def test_dense_relu_codes_keep_every_positive_entry_and_have_no_alpha(model: KSparseAutoencoder) -> None:
+    data = dataset()
+    result = evaluate(data, model, ReadoutConfig(l2=(0.01,), tolerance=1e-8, dense_relu=True))
+    weight, bias = model.weight.detach().numpy(), model.bias.detach().numpy()
+    codes, test_codes = (np.maximum(x @ weight.T + bias, 0) for x in (data.train_x, data.test_x))
+    direct = LogisticRegression(C=1 / (0.01 * 300), tol=1e-8, max_iter=2000).fit(codes, data.train_y)
+    assert result.selected == {"l2": 0.01}
+    assert result.test_mistakes == np.flatnonzero(direct.predict(test_codes) != data.test_y).tolist()
+
+
+def test_refit_keeps_what_validation_chose_and_learns_from_validation_images_too(model: KSparseAutoencoder) -> None:
+    data = dataset()
+    once = evaluate(data, model, ReadoutConfig(alphas=(1, 2), l2=(0.1, 0.01), tolerance=1e-8))
+    again = evaluate(data, model, ReadoutConfig(alphas=(1, 2), l2=(0.1, 0.01), tolerance=1e-8, refit=True))
+    assert (again.selected, again.validation_error) == (once.selected, once.validation_error)
+    x, y = np.concatenate([data.train_x, data.validation_x]), np.concatenate([data.train_y, data.validation_y])
+    codes, test_codes = (sparse_codes(model, part, again.selected["alpha"]) for part in (x, data.test_x))
+    direct = LogisticRegression(C=1 / (again.selected["l2"] * len(y)), tol=1e-8, max_iter=2000).fit(codes, y)
+    assert again.test_mistakes == np.flatnonzero(direct.predict(test_codes) != data.test_y).tolist()
+    assert again.test_error == len(again.test_mistakes) / len(data.test_y) * 100
+
+
+def test_few_iterations_stop_the_fit_early(model: KSparseAutoencoder) -> None:
+    result = evaluate(dataset(), model, ReadoutConfig(alphas=(2,), l2=(0.0001,), max_iterations=2))
+    assert (result.trials["iterations"].iloc[0], result.trials["converged"].iloc[0]) == (2, False)
+    with pytest.raises(ValueError, match="at least 1"):
+        ReadoutConfig(max_iterations=0)
+
+
+@pytest.mark.parametrize("wrong", [{"alphas": ()}, {"alphas": (0.5,)}, {"l2": ()}, {"l2": (0.0,)}])
+def test_impossible_grids_are_refused(wrong: dict[str, tuple[float, ...]]) -> None:
+    with pytest.raises(ValueError, match="name at least one"):
+        ReadoutConfig(**wrong)
