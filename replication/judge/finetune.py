@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -18,21 +18,14 @@ from tqdm import tqdm
 from ksae_lib import schedule
 from ksae_lib.engines.cpu import mostly_zero
 from ksae_lib.model import KSparseAutoencoder
-from ksae_lib.selection import supp_k
 from ksae_lib.training import DivergenceError
 from replication.judge.sparse_net import SparseNetEngine
-from replication.methods.autoencoder import Autoencoder, drop
+from replication.methods.autoencoder import Autoencoder
 from replication.methods.base import Baseline, blocks, check_positive
 from replication.methods.dbn import DBN
 from replication.methods.kl_sparse import KLSparseAutoencoder
+from replication.methods.layer import Layer
 from replication.methods.rbm import RBM
-
-Unit = Literal["linear", "relu", "sigmoid"]
-ACTIVATIONS: dict[Unit, Callable[[Tensor], Tensor]] = {
-    "linear": lambda z: z,
-    "relu": torch.relu,
-    "sigmoid": torch.sigmoid,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,46 +74,6 @@ class FinetuneConfig:
             raise ValueError(f"engine = {self.engine!r} is unknown: choose auto or reference.")
         if self.seed < 0:
             raise ValueError(f"seed = {self.seed} is not possible: choose a whole number from 0.")
-
-
-class Layer(nn.Module):
-    """``h = f(Wᵀx + b)`` with the regularizer of its pre-training (section 4.5).
-
-    Args:
-        weight: one unit a row (shape: [units, inputs]); copied.
-        bias: shape [units]; copied.
-        unit: f.
-        kept: k-sparse layers keep that many of the largest, at training and test time; None: all.
-        input_dropout: share of inputs set to zero while training.
-        hidden_dropout: share of units left out while training.
-    """
-
-    def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor,
-        unit: Unit,
-        kept: int | None = None,
-        input_dropout: float = 0.0,
-        hidden_dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight.detach().clone())
-        self.bias = nn.Parameter(bias.detach().clone())
-        self.unit = unit
-        self.kept = kept
-        self.input_dropout = input_dropout
-        self.hidden_dropout = hidden_dropout
-
-    def forward(self, x: Tensor, noise: torch.Generator | None = None) -> Tensor:
-        """Activities (shape: [batch, units]); with ``noise``, as in training."""
-        if noise is not None:
-            x = drop(x, self.input_dropout, noise)
-        z = x @ self.weight.T + self.bias
-        if self.kept is not None:
-            z = z * supp_k(z.detach(), self.kept)
-        h = ACTIVATIONS[self.unit](z)
-        return h if noise is None else drop(h, self.hidden_dropout, noise)
 
 
 class DiscriminativeNet(nn.Module):

@@ -17,8 +17,8 @@ from ksae_lib import schedule
 from ksae_lib.engines.gpu import choose_largest
 from ksae_lib.many import check_alike, diverged
 from ksae_lib.training import DivergenceError
-from replication.judge.finetune import ACTIVATIONS, DiscriminativeNet, FinetuneConfig, Layer, refuse_unfit, stages
-from replication.methods.autoencoder import drop
+from replication.judge.finetune import DiscriminativeNet, FinetuneConfig, refuse_unfit, stages
+from replication.methods.layer import ACTIVATIONS, Layer, drop
 
 ALIKE_TUNINGS = ("epochs", "batch_size", "learning_rate", "learning_rate_end", "momentum", "momentum_end", "layerwise")
 _EVALUATED_AT_ONCE = 2_000

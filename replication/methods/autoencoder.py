@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from replication.methods.base import Baseline, Device, SGDConfig, check_examples, check_share, descend, run_epochs
+from replication.methods.layer import drop
 
 Visible = Literal["linear", "sigmoid"]
 
@@ -97,11 +98,3 @@ class Autoencoder(Baseline):
     def encode(self, x: Tensor) -> Tensor:
         """All hidden activities of the clean input (section 4.4)."""
         return self.hidden(x)
-
-
-def drop(x: Tensor, rate: float, noise: torch.Generator) -> Tensor:
-    """Each entry set to zero with probability ``rate``, the others divided by 1 − rate."""
-    if rate == 0:
-        return x
-    kept = torch.rand(x.shape, generator=noise, device=x.device) >= rate
-    return x * kept / (1 - rate)

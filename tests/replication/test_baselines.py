@@ -22,9 +22,9 @@ from replication.methods import (
     RandomKConfig,
     RBMConfig,
 )
-from replication.methods.autoencoder import drop
 from replication.methods.base import SGDConfig, encode_all
 from replication.methods.kl_sparse import kl_penalty
+from replication.methods.layer import drop
 from replication.methods.rbm import RBM, GaussianRBM, _Trainer
 
 

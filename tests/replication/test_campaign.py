@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from replication import campaign
 from ksae_lib.many import OutOfTimeError
 from ksae_lib.training import DivergenceError
+from replication import campaign
 from replication.campaign import carry_out, import_runs, pack
 from replication.cli import main
 from replication.plan import Experiment, Run

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from replication import cli, execute
 from ksae_lib.io import atomic_path
+from replication import cli, execute
 from replication.plan import PlanError
 from replication.study import Study
 from replication.workflow import WorkflowError, drop_stale_stamps, run_workflow, selected, stamp, step, write_stamp

@@ -6,11 +6,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from tests.replication.test_finetune import CLASSES, examples
 
 from ksae_lib.training import DivergenceError
 from replication.judge.finetune import DiscriminativeNet, FinetuneConfig, Layer, Unit, finetune
 from replication.judge.finetune_many import finetune_many
+from tests.replication.test_finetune import CLASSES, examples
 
 CONFIG = FinetuneConfig(
     epochs=6, batch_size=17, learning_rate=0.2, learning_rate_end=0.05, momentum=0.5, engine="reference"
