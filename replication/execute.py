@@ -1,237 +1,223 @@
-"""Carrying out one run of the plan: train or read out, measure, store."""
+"""Carrying out runs of the study: a batch of alike runs trained at once or in turn, measured and stored."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from collections.abc import Hashable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 from torch import nn
 
 from ksae_lib import metrics
-from ksae_lib.model import KSparseAutoencoder
-from ksae_lib.training import EngineName, choose_engine, train
-from replication.data import Dataset, load_mnist
-from replication.data.mnist import default_root
-from replication.data.norb import are_official, load_norb
-from replication.data.patches import load_patches
-from replication.data.toy_norb import toy_norb_folder
-from replication.judge.finetune import DiscriminativeNet, finetune, new_net
+from ksae_lib.loop import DivergenceError
+from replication.code_digest import digest_of
+from replication.data import load_data
+from replication.data.base import Dataset
+from replication.judge import finetune as tuning
 from replication.judge.gabor import gabor_report
 from replication.judge.readout import dense_codes, evaluate
-from replication.methods import Baseline
-from replication.plan import BaselineRun, DataConfig, Encoder, FinetuneRun, ReadoutRun, Run, TrainRun, stack
+from replication.methods.pixels import Pixels
 from replication.provenance import provenance
-from replication.runs import RunStore, StoredRun
+from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, Run, RunStore, StoredRun, stack
 
 
-@lru_cache(maxsize=2)
-def load_data(config: DataConfig) -> Dataset:
-    """The data set a run config names.
+class Home(Protocol):
+    """What runs need of a study: its store, and the trained models of other runs."""
+
+    store: RunStore
+
+    def model(self, run: EncoderRun, progress: bool | None = None) -> nn.Module:
+        """The trained model of a run."""
+
+
+class _Work:
+    """How runs are carried out, and where."""
+
+    def __init__(self, study: Home, device: str, resume: bool, progress: bool | None) -> None:
+        self.study, self.device, self.resume, self.progress = study, device, resume, progress
+
+    def encoders(self, runs: Sequence[EncoderRun]) -> list[StoredRun | DivergenceError]:
+        """Fit encoders, alike ones at once on a GPU."""
+        pairs = [self._inputs(run) for run in runs]
+        checkpoints = [self.study.store.checkpoint(run) for run in runs]
+        for checkpoint in checkpoints:
+            if not self.resume:
+                checkpoint.unlink(missing_ok=True)
+        methods = [run.method for run in runs]
+        started = time.perf_counter()
+        fitted = methods[0].fit_many(
+            methods, [x for x, _ in pairs], [held_out for _, held_out in pairs], checkpoints=checkpoints,
+            progress=self.progress, device=self.device,
+        )  # fmt: skip
+        elapsed = (time.perf_counter() - started) / len(runs)
+        outcomes: list[StoredRun | DivergenceError] = []
+        for run, outcome, pair, checkpoint in zip(runs, fitted, pairs, checkpoints, strict=True):
+            if isinstance(outcome, DivergenceError):
+                outcomes.append(outcome)
+                continue
+            model, rows = outcome
+            history = pd.DataFrame(rows)
+            seconds = float(history["seconds"].sum()) if "seconds" in history else elapsed
+            results = _describe(run, model, *pair, history) | {"engine": run.method.used_engine(self.device)}
+            outcomes.append(self._keep(run, seconds, results, history, model))
+            checkpoint.unlink(missing_ok=True)
+        return outcomes
+
+    def nets(self, runs: Sequence[FinetuneRun]) -> list[StoredRun | DivergenceError]:
+        """Fine-tune nets, alike ones at once on a GPU."""
+        data = load_data(runs[0].data)
+        nets = [self._net(run, data) for run in runs]
+        histories = tuning.finetune(
+            nets, data.train_x, data.train_y, [run.finetune for run in runs], (data.validation_x, data.validation_y),
+            device=self.device, progress=self.progress,
+        )  # fmt: skip
+        outcomes: list[StoredRun | DivergenceError] = []
+        for run, net, rows in zip(runs, nets, histories, strict=True):
+            if isinstance(rows, DivergenceError):
+                outcomes.append(rows)
+                continue
+            history, wrong = pd.DataFrame(rows), net.mistakes(data.test_x, data.test_y)
+            results = {
+                "encoder_runs": [encoder.run_id for encoder in stack(run.encoder)],
+                "selected": {},
+                "loss": float(history["loss"].iloc[-1]),
+                "validation_error": float(history["validation_error"].iloc[-1]),
+                "test_error": 100 * len(wrong) / len(data.test_y),
+                "test_images": len(data.test_y),
+                "test_mistakes": wrong.tolist(),
+            }
+            outcomes.append(self._keep(run, float(history["seconds"].sum()), results, history))
+        return outcomes
+
+    def readout(self, run: ReadoutRun) -> StoredRun:
+        """Fit a readout."""
+        data = load_data(run.data)
+        encoder = run.encoder
+        model = None if encoder is None else self.study.model(encoder, self.progress)
+        method = Pixels() if encoder is None else encoder.method
+        started = time.perf_counter()
+        found = evaluate(data, method, model, run.readout, self.device)
+        results = {
+            "encoder_run": None if encoder is None else encoder.run_id,
+            "code_mode": found.code_mode,
+            "selected": found.selected,
+            "validation_error": found.validation_error,
+            "test_error": found.test_error,
+            "test_images": len(data.test_y),
+            "test_mistakes": found.test_mistakes,
+        }
+        return self._keep(run, time.perf_counter() - started, results, found.trials)
+
+    def _inputs(self, run: EncoderRun) -> tuple[np.ndarray, np.ndarray]:
+        """What an encoder is trained on and what it watches: images, or the fixed codes of the encoder below."""
+        below = run.below
+        if below is None:
+            data = load_data(run.data)
+            return data.train_x, data.validation_x
+        model = self.study.model(below, self.progress)
+        train_x, held_out = (dense_codes(below.method, model, x, run.below_alpha or 1.0) for x in self._inputs(below))
+        return train_x, held_out
+
+    def _net(self, run: FinetuneRun, data: Dataset) -> tuning.DiscriminativeNet:
+        encoders = [(one.method, self.study.model(one, self.progress)) for one in stack(run.encoder)]
+        layers = [layer for method, model in encoders for layer in method.layers(model, run.finetune.alpha)]
+        return tuning.new_net(layers, data.train_x.shape[1], data.classes, run.finetune)
+
+    def _keep(
+        self, run: Run, seconds: float, results: dict[str, Any], history: pd.DataFrame, model: nn.Module | None = None
+    ) -> StoredRun:
+        data = load_data(run.data)
+        record = {
+            "run_id": run.run_id,
+            "seed": run.seed,
+            **results,
+            "wall_seconds": round(seconds, 3),
+            "data_sha256": data.sha256,
+            "preprocessing": data.preprocessing,
+            "code_digest": digest_of(run, results.get("engine")),
+            **provenance(),
+        }
+        return self.study.store.save(run, record, history, model)
+
+
+def carry_out(
+    runs: Sequence[Run],
+    study: Home,
+    *,
+    device: str = "auto",
+    resume: bool = True,
+    progress: bool | None = None,
+) -> list[StoredRun]:
+    """Carry out runs and store them in the study's store; alike ones are trained at once where there is a GPU.
+
+    Args:
+        runs: what to carry out.
+        study: whose store gets them; encoders that a run needs and that have no weights are trained first.
+        device: ``auto`` takes a GPU where torch sees one; ``cpu``, ``cuda``.
+        resume: go on from checkpoints of interrupted runs.
+        progress: show a bar; None: only on a terminal.
 
     Raises:
-        DataError: a file is missing or altered.
+        DivergenceError: runs diverged; the others are stored.
     """
-    sizes = {name: getattr(config, name) for name in ("split_seed", "train_size", "validation_size", "test_size")}
-    if config.name == "mnist":
-        return load_mnist(**sizes)
-    if config.source is not None:
-        return load_patches(config.source, **sizes)
-    folder = toy_norb_folder(share=config.share or 1) if config.is_stand_in else default_root() / "NORB"
-    data = load_norb(folder, recipe=config.recipe or "printed", split=config.split or "random", **sizes)
-    if config.is_stand_in:
-        return data
-    files = "official archives" if are_official(folder) else "unpacked, not verified"
-    return replace(data, preprocessing={**data.preprocessing, "files": files})
+    work = _Work(study, device, resume, progress)
+    done: dict[str, StoredRun | DivergenceError] = {}
+    for batch in alike(runs):
+        if isinstance(batch[0], EncoderRun):
+            outcomes = work.encoders([run for run in batch if isinstance(run, EncoderRun)])
+        elif isinstance(batch[0], FinetuneRun):
+            outcomes = work.nets([run for run in batch if isinstance(run, FinetuneRun)])
+        else:
+            outcomes = [work.readout(run) for run in batch if isinstance(run, ReadoutRun)]
+        done |= {run.run_id: outcome for run, outcome in zip(batch, outcomes, strict=True)}
+    failed = {name: outcome for name, outcome in done.items() if isinstance(outcome, DivergenceError)}
+    if failed:
+        raise DivergenceError("; ".join(f"{name}: {error}" for name, error in failed.items()))
+    return [stored for run in runs if isinstance(stored := done[run.run_id], StoredRun)]
 
 
-def obtain(
-    run: Run,
-    store: RunStore,
-    *,
-    force: bool = False,
-    resume: bool = True,
-    progress: bool | None = None,
-    engine: EngineName | None = None,
-) -> StoredRun:
-    """The run from the store, carried out first if it is not there.
-
-    An encoder whose metrics are stored but whose weights are not (weights are seldom committed) is trained again
-    and replaces the stored run.
-
-    Args:
-        run: what to obtain.
-        store: where runs are kept.
-        force: carry it out even if it is there.
-        resume: go on from the checkpoint of an interrupted run.
-        progress: show a bar; None: only on a terminal.
-        engine: see ``execute``.
-    """
-    needs_weights = isinstance(run, TrainRun | BaselineRun)
-    if force or not store.has(run, weights=needs_weights):
-        execute(run, store, resume=resume, progress=progress, engine=engine)
-    return store.load(run)
+def alike(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs in batches that can be carried out at once, encoders before what is fitted on them."""
+    groups: dict[Hashable, list[Run]] = {}
+    for run in runs:
+        if isinstance(run, EncoderRun):
+            depth = len(stack(run))
+            key: tuple[Hashable, ...] = (depth, "encoder", run.method.method, run.method.batch_key())
+        elif isinstance(run, FinetuneRun):
+            key = (9, "net", len(stack(run.encoder)), _methods(run), tuning.batch_key(run.finetune))
+        else:
+            key = (9, "readout", _methods(run), ())
+        groups.setdefault((*key, run.data), []).append(run)
+    return [groups[key] for key in sorted(groups, key=lambda key: key[0])]  # type: ignore[index]
 
 
-def obtain_model(run: Encoder, store: RunStore, progress: bool | None = None) -> KSparseAutoencoder | Baseline:
-    """The trained model of a run, k-sparse autoencoder or baseline, trained first if its weights are not stored."""
-    obtain(run, store, progress=progress)
-    return store.load_model(run)
+def _methods(run: ReadoutRun | FinetuneRun) -> tuple[str, ...]:
+    return tuple(one.method.method for one in stack(run.encoder))
 
 
-def execute(
-    run: Run,
-    store: RunStore,
-    *,
-    resume: bool = True,
-    progress: bool | None = None,
-    engine: EngineName | None = None,
-    device: str = "cpu",
-) -> Path:
-    """Carry out a run and store it in place of an earlier one of the same id; returns its folder.
-
-    Args:
-        run: what to carry out.
-        store: where runs are kept.
-        resume: go on from the checkpoint of an interrupted run.
-        progress: show a bar; None: only on a terminal.
-        engine: trains a k-sparse autoencoder in place of the one the run names, which then only is part of its id.
-        device: baselines are trained and readouts fitted there.
-    """
-    checkpoint = store.checkpoint(run)
-    if not resume:
-        checkpoint.unlink(missing_ok=True)
-    data = load_data(run.data)
-    kept: nn.Module | None = None
-    if isinstance(run, TrainRun):
-        x, held_out = inputs_of(run, data, store, progress)
-        config = run.train if engine is None else replace(run.train, engine=engine)
-        kept, history = train(x, config, checkpoint=checkpoint, progress=progress)
-        seconds, results = describe(kept, x, held_out, history, data)
-        if engine is not None:
-            results["engine"], _ = choose_engine(config)
-    elif isinstance(run, BaselineRun):
-        x, held_out = inputs_of(run, data, store, progress)
-        started = time.perf_counter()
-        kept, history = run.baseline.fit(x, held_out, progress, device)
-        seconds = time.perf_counter() - started
-        results = {
-            "inputs": x.shape[1],
-            "sparsity": metrics.sparsity_measures(dense_codes(kept, held_out, 1.0)),
+def _describe(
+    run: EncoderRun, model: nn.Module, x: np.ndarray, held_out: np.ndarray, history: pd.DataFrame
+) -> dict[str, Any]:
+    """Measures of an encoder; those of a dictionary only where it has one."""
+    results: dict[str, Any] = {"inputs": x.shape[1]}
+    if "loss" in history:
+        results["loss"] = float(history["loss"].iloc[-1])
+    if run.method.kind == "train":
+        live = metrics.live_units(model, x)
+        weight = model.weight.detach()
+        coherence, mean_coherence = metrics.mutual_coherence(weight[live])
+        results |= {
+            "live_units": int(live.sum()),
+            "live_units_set": "training images",
+            "validation": metrics.reconstruction_report(model, held_out),
+            "effective_area_median": float(np.median(metrics.effective_area(weight.numpy()[live]))),
+            "mutual_coherence": coherence,
+            "mean_coherence": mean_coherence,
         }
-        if "loss" in history:
-            results["loss"] = float(history["loss"].iloc[-1])
-    elif isinstance(run, FinetuneRun):
-        net = initial_net(run, data, store, progress)
-        held = data.validation_x, data.validation_y
-        history = finetune(net, data.train_x, data.train_y, run.finetune, held, progress)
-        seconds, results = assess(run, net, history, data)
-    else:
-        encoder = None if run.encoder is None else obtain_model(run.encoder, store, progress)
-        started = time.perf_counter()
-        result = evaluate(data, encoder, run.readout, device)
-        seconds, history = time.perf_counter() - started, result.trials
-        results = {
-            "encoder_run": None if run.encoder is None else run.encoder.run_id,
-            "code_mode": None if encoder is None else "alpha_k" if "alpha" in result.selected else "dense",
-            "selected": result.selected,
-            "validation_error": result.validation_error,
-            "test_error": result.test_error,
-            "test_images": len(data.test_y),
-            "test_mistakes": result.test_mistakes,
-        }
-    if device != "cpu" and isinstance(run, BaselineRun | ReadoutRun):
-        results["device"] = device
-    folder = keep(run, store, data, seconds, results, history, kept)
-    checkpoint.unlink(missing_ok=True)
-    return folder
-
-
-def keep(
-    run: Run,
-    store: RunStore,
-    data: Dataset,
-    seconds: float,
-    results: dict[str, Any],
-    history: pd.DataFrame,
-    model: nn.Module | None,
-) -> Path:
-    """Store what a run left, with where it comes from; returns its folder."""
-    record = {
-        "run_id": run.run_id,
-        "seed": _seed(run),
-        **results,
-        "wall_seconds": round(seconds, 3),
-        "data_sha256": data.sha256,
-        "preprocessing": data.preprocessing,
-        **provenance(),
-    }
-    return store.save(run, record, history, model, replace=True)
-
-
-def _seed(run: Run) -> int | None:
-    if isinstance(run, FinetuneRun):
-        return run.finetune.seed
-    if isinstance(run, ReadoutRun):
-        return None if run.encoder is None else _seed(run.encoder)
-    return run.train.seed if isinstance(run, TrainRun) else run.baseline.seed
-
-
-def inputs_of(
-    run: TrainRun | BaselineRun, data: Dataset, store: RunStore, progress: bool | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """What an encoder is trained on and what it watches: images, or the fixed codes of the encoder below."""
-    if run.below is None:
-        return data.train_x, data.validation_x
-    model = obtain_model(run.below, store, progress)
-    train_x, held_out = inputs_of(run.below, data, store, progress)
-    alpha = run.below_alpha or 1.0
-    return dense_codes(model, train_x, alpha), dense_codes(model, held_out, alpha)
-
-
-def initial_net(run: FinetuneRun, data: Dataset, store: RunStore, progress: bool | None = None) -> DiscriminativeNet:
-    """The net a run fine-tunes, before it does."""
-    encoders = [obtain_model(encoder, store, progress) for encoder in stack(run.encoder)]
-    return new_net(encoders, data.train_x.shape[1], data.classes, run.finetune)
-
-
-def describe(
-    model: KSparseAutoencoder, x: np.ndarray, held_out: np.ndarray, history: pd.DataFrame, data: Dataset
-) -> tuple[float, dict[str, Any]]:
-    """Seconds of training and measures of a k-sparse autoencoder."""
-    live = metrics.live_units(model, x)
-    weight = model.weight.detach()
-    coherence, mean_coherence = metrics.mutual_coherence(weight[live])
-    results: dict[str, Any] = {
-        "loss": float(history["loss"].iloc[-1]),
-        "live_units": int(live.sum()),
-        "live_units_set": "training images",
-        "validation": metrics.reconstruction_report(model, held_out),
-        "effective_area_median": float(np.median(metrics.effective_area(weight.numpy()[live]))),
-        "mutual_coherence": coherence,
-        "mean_coherence": mean_coherence,
-    }
-    if data.is_colour:
-        results["gabor"] = gabor_report(weight.numpy()[live], data.image_shape)
-    results["sparsity"] = metrics.sparsity_measures(dense_codes(model, held_out, 1.0))
-    return float(history["seconds"].sum()), results
-
-
-def assess(
-    run: FinetuneRun, net: DiscriminativeNet, history: pd.DataFrame, data: Dataset
-) -> tuple[float, dict[str, Any]]:
-    """Seconds of fine-tuning and errors of a net."""
-    wrong = net.mistakes(data.test_x, data.test_y)
-    return float(history["seconds"].sum()), {
-        "encoder_runs": [encoder.run_id for encoder in stack(run.encoder)],
-        "selected": {},
-        "loss": float(history["loss"].iloc[-1]),
-        "validation_error": float(history["validation_error"].iloc[-1]),
-        "test_error": 100 * len(wrong) / len(data.test_y),
-        "test_images": len(data.test_y),
-        "test_mistakes": wrong.tolist(),
-    }
+        data = load_data(run.data)
+        if data.is_colour:
+            results["gabor"] = gabor_report(weight.numpy()[live], data.image_shape)
+    results["sparsity"] = metrics.sparsity_measures(dense_codes(run.method, model, held_out, 1.0))
+    return results

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import ast
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ksae_lib.io import atomic_path
-from replication.environment import inherited
+from ksae_lib.io import KsaeError, atomic_path
 from replication.study import project_root
 
-SENTINEL = "notebook complete"
+_SENTINEL = "reached the end of the notebook"
 _VOLATILE = ("papermill", "execution", "widgets")
 
 
-class NotebookError(RuntimeError):
+class NotebookError(KsaeError):
     """A notebook cannot be executed as asked, or did not run to its end."""
 
 
-def execute_notebook(source: Path, output: Path, parameters: dict[str, Any], results: Path) -> Path:
+def execute_notebook(
+    source: Path, output: Path, parameters: dict[str, Any], environment: Mapping[str, str] | None = None
+) -> Path:
     """Execute a parameterized notebook and store it whole, without times, host names or absolute paths.
 
     A process executes one at a time.
 
     Args:
-        source: notebook with one cell tagged ``parameters`` whose last cell prints ``SENTINEL``.
+        source: notebook with one cell tagged ``parameters``.
         output: where the executed notebook goes.
         parameters: values by name; each must be in the parameters cell and of the type of its default.
-        results: the folder of results the notebook reads and writes.
+        environment: variables for its kernel.
 
     Raises:
         NotebookError: missing file or tag, unknown name, wrong type, an error in a cell, a dead kernel, or an
@@ -42,16 +46,17 @@ def execute_notebook(source: Path, output: Path, parameters: dict[str, Any], res
     if not source.exists():
         raise NotebookError(f"{source.name} is missing in {source.parent.name}/.")
     check_parameters(source, parameters)
-    with (
-        atomic_path(output) as temporary,
-        inherited({"KSAE_RESULTS": str(results.resolve())}),
-        TemporaryDirectory(prefix="ksae-") as sockets,
-    ):
+    with atomic_path(output) as temporary, _inherited(environment or {}), TemporaryDirectory(prefix="ksae-") as folder:
+        # A kernel that dies leaves cells that look complete, so a last cell must say that it was reached.
+        notebook = nbformat.read(source, as_version=4)
+        notebook.cells.append(nbformat.v4.new_code_cell(f"print({_SENTINEL!r})"))
+        watched = Path(folder) / source.name
+        nbformat.write(notebook, watched)
         # Kernels that start together race for TCP ports; a socket in a folder of its own is nobody else's.
-        transport = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"})
+        transport = Config(KernelManager={"transport": "ipc", "ip": f"{folder}/kernel"})
         try:
             executed = papermill.execute_notebook(
-                source, None, parameters, kernel_name="python3", progress_bar=False, cwd=project_root(),
+                watched, None, parameters, kernel_name="python3", progress_bar=False, cwd=project_root(),
                 start_timeout=300, iopub_timeout=120, config=transport,
             )  # fmt: skip
         except PapermillExecutionError as error:
@@ -60,11 +65,12 @@ def execute_notebook(source: Path, output: Path, parameters: dict[str, Any], res
             ) from error
         except (PapermillException, RuntimeError) as error:
             raise NotebookError(f"{source.name} could not be executed: {error}") from error
-        if not _ended(executed):
+        last = executed.cells.pop()
+        if not any(_SENTINEL in one.get("text", "") for one in last.get("outputs", [])):
             raise NotebookError(
                 f"{source.name} did not reach its last cell: its kernel died, probably for lack of memory."
             )
-        tidy(executed)
+        _tidy(executed)
         text = nbformat.writes(executed)
         if str(project_root()) in text:
             raise NotebookError(f"The output of {source.name} shows an absolute path: print relative paths only.")
@@ -94,7 +100,7 @@ def check_parameters(source: Path, parameters: dict[str, Any]) -> None:
             raise NotebookError(f"Parameter {name} of {source.name} takes {wanted.__name__}, not {value!r}.")
 
 
-def tidy(notebook: Any) -> None:
+def _tidy(notebook: Any) -> None:
     """Remove what changes from one execution to the next: times, paths, widget state."""
     for holder in (notebook, *notebook.cells):
         for key in _VOLATILE:
@@ -104,6 +110,13 @@ def tidy(notebook: Any) -> None:
         cell["id"] = f"cell-{number}"
 
 
-def _ended(notebook: Any) -> bool:
-    last = notebook.cells[-1]
-    return any(SENTINEL in output.get("text", "") for output in last.get("outputs", []))
+@contextmanager
+def _inherited(variables: Mapping[str, str]) -> Iterator[None]:
+    """Have variables in the environment for the length of the block, for the kernel that it starts."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -1,59 +1,65 @@
-"""A profile's plan together with its folder of results: what notebooks, report and command line work on."""
+"""A profile of the study with its runs: the committed evidence, read-only, and the reader's own store beside it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from replication.plan import NORB, Experiment, Plan, Quoted, ReadoutRun, Row, Sweep, load_plan
-from replication.runs import RunStore, StoredRun
+from torch import nn
 
-_MOST_SEEDS = 100
+from replication.execute import carry_out
+from replication.experiments import experiments
+from replication.experiments.base import Experiment, PlanError, Row, Search, Sweep
+from replication.runs import EncoderRun, Run, RunStore, StoredRun, Supervised
 
 
 def project_root() -> Path:
-    """The checkout this library runs from."""
+    """The checkout the study runs from."""
     return Path(__file__).resolve().parents[1]
 
 
-def default_results() -> Path:
-    """Where results go: $KSAE_RESULTS, or ``results/`` of this checkout."""
-    return Path(os.environ.get("KSAE_RESULTS") or project_root() / "results")
+class Shown(NamedTuple):
+    """A row of a table with its finished runs, one a seed."""
+
+    row: Row
+    committed: list[StoredRun]
+    own: list[StoredRun]
+    """The reader's; empty where the evidence itself is written."""
 
 
 class Study:
-    """One profile: its plan, its run store and the folders its tables, figures and notebooks go to.
+    """One profile: its experiments, its stores and the folders its tables, figures and notebooks go to.
 
     Args:
-        profile: a profile of the plan: ``smoke``, ``quick``, ``paper``, ``full`` or ``search``.
-        results: the folder that holds ``<profile>/``; see ``default_results``.
+        profile: ``smoke``, ``quick``, ``paper``, ``full`` or ``search``.
         seeds: seeds per table row; by default the profile's.
-        norb: what experiments on NORB run on, ``norb`` itself or its stand-in ``toy_norb``; by default NORB if the
-            store has runs on it.
+        results: where the reader's runs go: $KSAE_RESULTS, or ``results/local`` of this checkout.
+        evidence: where the committed runs are: $KSAE_EVIDENCE, or ``results`` of this checkout. Runs are written there
+            only if ``results`` is the same folder.
 
     Raises:
         PlanError: unknown profile or an impossible number of seeds.
     """
 
     def __init__(
-        self, profile: str, results: Path | None = None, seeds: int | None = None, norb: str | None = None
+        self, profile: str, seeds: int | None = None, results: Path | None = None, evidence: Path | None = None
     ) -> None:
-        self.folder = (results or default_results()) / profile
-        self.store = RunStore(self.folder / "runs")
-        self.norb = norb or ("norb" if any(self.store.root.glob("*-norb-*")) else "toy_norb")
-        self.plan: Plan = load_plan(profile, seeds, norb=self.norb)
+        self.profile, self.seeds = profile, seeds
+        self.experiments = experiments(profile, seeds)
+        self.evidence_root = (evidence or _folder("KSAE_EVIDENCE", "results")).resolve()
+        self.root = (results or _folder("KSAE_RESULTS", "results/local")).resolve()
+        self.updates_evidence = self.root == self.evidence_root
+        self.evidence = RunStore(self.evidence_root / profile / "runs", read_only=not self.updates_evidence)
+        self.store = self.evidence if self.updates_evidence else RunStore(self.root / profile / "runs")
+        self.folder = self.root / profile
 
-    def on(self, dataset: str | None) -> Study:
-        """The same profile with experiments on NORB on ``norb`` or ``toy_norb``; other data, or None: as it is."""
-        if dataset not in NORB or dataset == self.norb:
-            return self
-        return Study(self.plan.profile, self.folder.parent, self.plan.seeds, dataset)
-
-    def data_name(self, experiment: Experiment) -> str:
-        """What a notebook is told to show the experiment on: ``mnist``, ``norb``, ``toy_norb``, ``patches``."""
-        return self.norb if experiment.dataset == "norb" else experiment.dataset
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that make a started process work on the same folders."""
+        return {"KSAE_RESULTS": str(self.root), "KSAE_EVIDENCE": str(self.evidence_root)}
 
     @property
     def figures(self) -> Path:
@@ -70,38 +76,105 @@ class Study:
         """Folder of the executed notebooks."""
         return self.folder / "notebooks"
 
-    @cached_property
-    def _wide(self) -> Plan:
-        """The plan with more seeds than anyone has trained."""
-        return load_plan(self.plan.profile, _MOST_SEEDS, norb=self.norb)
+    def experiment(self, name: str) -> Experiment:
+        """The experiment of that name, or that a notebook of that name is executed for.
 
-    def rows(self, table: int) -> list[tuple[Row, list[StoredRun]]]:
-        """The rows of a table with every finished run in the store, of whatever seed."""
+        Raises:
+            PlanError: there is none; the message lists those there are.
+        """
+        for one in self.experiments:
+            if name in (one.name, one.executed):
+                return one
+        names = ", ".join(one.name for one in self.experiments)
+        raise PlanError(f"There is no experiment {name!r} in profile {self.profile}: choose one of {names}.")
+
+    def shown_by(self, notebook: str, data: str) -> Experiment:
+        """The experiment on a data set that a notebook shows.
+
+        Raises:
+            PlanError: there is none.
+        """
+        for one in self.experiments:
+            if (one.notebook, one.data) == (notebook, data):
+                return one
+        raise PlanError(f"Profile {self.profile} has no experiment on {data!r} for notebook {notebook}.")
+
+    def run(self, run_id: str) -> Run:
+        """The planned run with that id.
+
+        Raises:
+            PlanError: there is none.
+        """
+        for one in self.experiments:
+            for run in one.runs():
+                if run.run_id == run_id:
+                    return run
+        raise PlanError(
+            f"There is no run {run_id!r} in profile {self.profile} with {self.seeds or 'its'} seeds: "
+            f"'ksae run --profile {self.profile} --list' lists those there are."
+        )
+
+    def find(self, run: Run) -> StoredRun | None:
+        """The reader's run, else the committed one, else None."""
+        return self.store.find(run) or self.evidence.find(run)
+
+    def obtain(self, run: Run, progress: bool | None = None) -> StoredRun:
+        """The reader's run, else the committed one, else carried out now."""
+        return self.find(run) or self._carry_out(run, progress)
+
+    def model(self, run: EncoderRun, progress: bool | None = None) -> nn.Module:
+        """The trained model of a run, from the reader's or the committed weights, else trained now."""
+        for store in (self.store, self.evidence):
+            if store.has(run, weights=True):
+                return store.load_model(run)
+        self._carry_out(run, progress)
+        return self.store.load_model(run)
+
+    def _carry_out(self, run: Run, progress: bool | None) -> StoredRun:
+        return carry_out([run], self, progress=progress)[0]
+
+    @cached_property
+    def tables_numbers(self) -> list[int]:
+        """Numbers of the paper's tables that the profile has rows of."""
+        return sorted({row.table for one in self.experiments for row in one.rows})
+
+    def rows(self, table: int, data: str | None = None) -> list[Shown]:
+        """The rows of a table with every finished run, of whatever seed.
+
+        Args:
+            table: the paper's number.
+            data: name of the data set; None: any.
+        """
         return [
-            (row, [self.store.load(run) for run in row.runs if self.store.has(run)])
-            for experiment in self._wide.experiments
-            for row in experiment.rows
-            if row.table == table
+            Shown(row, self._stored(self.evidence, row.at), [] if self.updates_evidence else self._stored(self.store, row.at))
+            for one in self.experiments
+            for row in one.rows
+            if row.table == table and data in (None, row.data.name)
         ]
 
-    def quoted(self, table: int) -> list[Quoted]:
-        """The rows of a table that are the paper's alone."""
-        return [row for experiment in self.plan.experiments for row in experiment.quoted if row.table == table]
+    @staticmethod
+    def _stored(store: RunStore, at: Callable[[int], Supervised]) -> list[StoredRun]:
+        runs = {run.run_id: run for run in (at(seed) for seed in store.seeds())}
+        return [stored for run in runs.values() if (stored := store.find(run)) is not None]
 
     def sweeps(self) -> list[tuple[str, Sweep, Any, list[StoredRun]]]:
-        """Experiment and value of each setting that was changed alone, with every finished run in the store."""
+        """Experiment and value of each setting that was changed alone, with its committed or own runs."""
         return [
-            (experiment.name, sweep, value, [self.store.load(run) for run in runs if self.store.has(run)])
-            for experiment in self._wide.experiments
-            for sweep in experiment.sweeps
-            for value, runs in sweep.points
+            (one.name, sweep, value, self._stored(self.evidence, at) or self._stored(self.store, at))
+            for one in self.experiments
+            for sweep in one.sweeps
+            for value, at in sweep.points
         ]
 
-    def curve(self) -> list[tuple[ReadoutRun, StoredRun]]:
+    def searches(self) -> list[tuple[Search, list[StoredRun | None]]]:
+        """Every search of settings with the run of each trial, None where it is missing."""
+        return [(s, [self.find(run) for _, run in s.trials]) for one in self.experiments for s in one.searches]
+
+    def curve(self) -> list[StoredRun]:
         """The finished runs of the error-against-epochs curve."""
-        return [
-            (run, self.store.load(run))
-            for experiment in self.plan.experiments
-            for run in experiment.curve
-            if self.store.has(run)
-        ]
+        runs = (self.find(run) for one in self.experiments for run in one.curve)
+        return [stored for stored in runs if stored is not None]
+
+
+def _folder(variable: str, default: str) -> Path:
+    return Path(os.environ.get(variable) or project_root() / default)

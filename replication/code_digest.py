@@ -1,0 +1,114 @@
+"""Digest of the code that decides a run: its import closure as syntax trees, without docstrings and comments."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Collection, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import ksae_lib
+from replication.data import DATASETS
+from replication.runs import EncoderRun, FinetuneRun, Run, StoredRun, requires
+
+_ROOTS = {"ksae_lib": Path(ksae_lib.__file__).parents[1], "replication": Path(__file__).parents[1]}
+_ENGINES = {
+    "cpu": ("ksae_lib.engines.cpu", "ksae_lib.engines.kernels"),
+    "gpu": ("ksae_lib.engines.gpu", "ksae_lib.engines.triton_select"),
+    "reference": ("ksae_lib.engines.reference",),
+}
+
+
+def digest_of(run: Run, engine: str | None = None) -> str:
+    """Digest of the code whose change could change this run.
+
+    Training, readout and fine-tuning differ in it: a change of the readout's solver leaves encoders as they are.
+
+    Args:
+        run: the run.
+        engine: that trained an encoder: the code of the others does not count.
+    """
+    methods = [one.method for one in requires(run)]
+    if isinstance(run, EncoderRun):
+        methods.append(run.method)
+        roots = ["ksae_lib.metrics", *(["replication.judge.gabor"] if run.data.name == "patches" else [])]
+    else:
+        roots = ["replication.judge.finetune" if isinstance(run, FinetuneRun) else "replication.judge.readout"]
+    roots += [type(method).__module__ for method in methods] + [DATASETS[run.data.name].load.__module__]
+    others = [name for key, names in _ENGINES.items() if engine in _ENGINES and key != engine for name in names]
+    return closure_digest(tuple(sorted(set(roots))), tuple(others))
+
+
+def is_current(stored: StoredRun) -> bool:
+    """Whether the run is of the code that is here."""
+    said = stored.metrics.get("code_digest")
+    return said is not None and said == digest_of(stored.run, stored.metrics.get("engine"))
+
+
+@lru_cache
+def closure_digest(roots: tuple[str, ...], without: tuple[str, ...] = ()) -> str:
+    """Digest of the modules and of all that they import from the library and the study, at any depth."""
+    whole = hashlib.sha256()
+    for name in sorted(closure(roots, without)):
+        whole.update(f"{name}\n{_tree(name)[0]}\n".encode())
+    return whole.hexdigest()[:16]
+
+
+def closure(roots: Collection[str], without: Collection[str] = ()) -> set[str]:
+    """Names of the modules and of all that they import from the library and the study."""
+    found: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        name = waiting.pop()
+        if name not in found and name not in without:
+            found.add(name)
+            waiting += _tree(name)[1]
+    return found
+
+
+def _file(name: str) -> Path | None:
+    """Source of a module of ours, a package's being its ``__init__``."""
+    top = name.partition(".")[0]
+    if top not in _ROOTS:
+        return None
+    path = _ROOTS[top].joinpath(*name.split("."))
+    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.exists()), None)
+
+
+@lru_cache
+def _tree(name: str) -> tuple[str, tuple[str, ...]]:
+    """What a module says, and the modules of ours that it imports."""
+    path = _file(name)
+    assert path is not None, name
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return repr(_shape(tree)), tuple(sorted({found for found in _imports(tree) if _file(found)}))
+
+
+def _imports(node: ast.AST) -> Iterator[str]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
+            continue
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom) and child.module:
+            inner = [f"{child.module}.{alias.name}" for alias in child.names]
+            modules = [name for name in inner if _file(name)]
+            yield from modules if len(modules) == len(inner) else [child.module, *modules]
+        else:
+            yield from _imports(child)
+
+
+def _shape(node: Any) -> Any:
+    """A syntax tree without places, docstrings and what is empty, alike in every version of Python."""
+    if isinstance(node, list):
+        return [_shape(one) for one in node if not _is_text(one)]
+    if not isinstance(node, ast.AST):
+        return node
+    parts = [(name, _shape(value)) for name, value in ast.iter_fields(node) if name not in ("kind", "type_comment")]
+    return type(node).__name__, [(name, value) for name, value in parts if value is not None and value != []]
+
+
+def _is_text(node: Any) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

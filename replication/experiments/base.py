@@ -1,0 +1,229 @@
+"""What an experiment of the study is: rows, searches and sweeps of runs, written in Python with a profile's settings."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from ksae_lib.io import KsaeError
+from replication.data.base import DataConfig
+from replication.judge.finetune import FinetuneConfig
+from replication.judge.readout import ReadoutConfig
+from replication.methods import METHODS
+from replication.methods.base import Method
+from replication.methods.k_sparse import KSparse
+from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, Run, Supervised, requires
+
+
+class PlanError(KsaeError):
+    """A request for a profile, experiment or run that does not exist, or for an impossible one."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table: what the paper calls it, and the run of each seed that replicates it."""
+
+    key: str
+    """Names the row among those of its table and data set."""
+    table: int
+    method: str
+    variant: str
+    at: Callable[[int], Supervised]
+    """The run of a seed."""
+    seeds: int
+    """How many the profile plans; one where chance has no part."""
+    paper: str | None
+    """Key of the paper's figure in ``data/paper/reported.csv``."""
+
+    @property
+    def runs(self) -> tuple[Supervised, ...]:
+        """The planned runs, one a seed."""
+        return tuple(self.at(seed) for seed in range(self.seeds))
+
+    @property
+    def data(self) -> DataConfig:
+        """What the row is on."""
+        return self.at(0).data
+
+    @property
+    def label(self) -> str:
+        """Method and variant as figures and texts name them."""
+        return f"{self.method}, {self.variant}" if self.variant else self.method
+
+
+@dataclass(frozen=True)
+class Search:
+    """The settings tried for one row's method, and the run of each; validation chooses."""
+
+    row: Row
+    trials: tuple[tuple[dict[str, Any], Supervised], ...]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One setting of a base run changed at a time, or several together, and how to get the run of each value."""
+
+    factor: str
+    base: Any
+    """The value the base run has; of several settings, that none is changed."""
+    points: tuple[tuple[Any, Callable[[int], ReadoutRun]], ...]
+    seeds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A part of the study: the runs it needs and the notebook that shows them."""
+
+    name: str = ""
+    data: str = "mnist"
+    notebook: str | None = None
+    """Name in ``notebooks/``; None: another experiment's notebook shows the runs."""
+    shown_in: tuple[str, ...] = ()
+    """Experiments whose notebooks show these runs as well, where they are stored."""
+    figures: tuple[str, ...] = ()
+    """Names of the figures the notebook writes."""
+    filters: tuple[EncoderRun, ...] = ()
+    """Encoders of a figure of filters."""
+    compared: tuple[EncoderRun, ...] = ()
+    """Encoders shown beside those."""
+    models: dict[str, EncoderRun] = field(default_factory=dict)
+    """Encoders by the name a figure gives them."""
+    rows: tuple[Row, ...] = ()
+    quoted: tuple[str, ...] = ()
+    """Keys of the paper's rows that are quoted, not replicated."""
+    curve: tuple[ReadoutRun, ...] = ()
+    """Runs that differ in length: error against epochs."""
+    searches: tuple[Search, ...] = ()
+    sweeps: tuple[Sweep, ...] = ()
+
+    @property
+    def executed(self) -> str | None:
+        """Name of the executed notebook: its own, and the data's if it is not executed on MNIST alone."""
+        own = self.data in ("mnist", "patches")
+        return self.notebook and (self.notebook if own else f"{self.notebook}_{self.data}")
+
+    def runs(self) -> Iterator[Run]:
+        """Every run the experiment needs, encoders before what is fitted on them, without repetition."""
+        seen: set[str] = set()
+        tried = (run for search in self.searches for _, run in search.trials)
+        swept = (at(seed) for sweep in self.sweeps for _, at in sweep.points for seed in range(sweep.seeds))
+        of_rows = (run for row in self.rows for run in row.runs)
+        encoders: Iterator[Run] = itertools.chain(self.filters, self.compared, self.models.values())
+        for wanted in itertools.chain(encoders, of_rows, self.curve, tried, swept):
+            for run in (*requires(wanted), wanted):
+                if run.run_id not in seen:
+                    seen.add(run.run_id)
+                    yield run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A profile's settings on one data set; the entries of ``profiles.PROFILES``.
+
+    Experiments ask it for encoders and rows, which get the profile's lengths and sizes with their own changes on top.
+    """
+
+    profile: str
+    seeds: int
+    data: DataConfig
+    train: dict[str, Any] = field(default_factory=dict)
+    baseline: dict[str, Any] = field(default_factory=dict)
+    finetune: dict[str, Any] = field(default_factory=dict)
+    readout: dict[str, Any] = field(default_factory=dict)
+    dense_readout: dict[str, Any] = field(default_factory=dict)
+    """Of features that are not k-sparse codes, on top of ``readout``."""
+
+    def k_sparse(self, **changes: Any) -> Method:
+        """A k-sparse autoencoder."""
+        return KSparse(**{**self.train, **changes})
+
+    def method(self, name: str, **changes: Any) -> Method:
+        """A method of ``methods.METHODS``; it takes from the profile the settings it knows."""
+        kind = METHODS[name]
+        known = {f.name for f in fields(kind)}
+        profile = self.train if kind is KSparse else self.baseline
+        return kind(**{**{key: value for key, value in profile.items() if key in known}, **changes})
+
+    def encoder(self, *layers: Method, alpha: float | None = None, seed: int = 0) -> EncoderRun:
+        """The run of an encoder, of the lowest layer first; upper layers see the αk largest codes of the lower."""
+        run: EncoderRun | None = None
+        for method in layers:
+            seeded = replace(method, seed=seed)
+            below_alpha = None if run is None else self._tuning(alpha=alpha).alpha
+            run = EncoderRun(method=seeded, data=self.data, below=run, below_alpha=below_alpha)
+        if run is None:
+            raise PlanError("An encoder has at least one layer.")
+        return run
+
+    def readout_run(self, method: Method | None, seed: int = 0, **changes: Any) -> ReadoutRun:
+        """The readout of an encoder, or of raw pixels."""
+        dense = {} if method is None or method.has_alpha else self.dense_readout
+        settings = ReadoutConfig(**{**self.readout, **dense, **changes})
+        encoder = None if method is None else self.encoder(method, seed=seed)
+        return ReadoutRun(data=self.data, encoder=encoder, readout=settings)
+
+    def readout_row(
+        self, key: str, table: int, name: str, variant: str, method: Method | None, paper: str | None = "", **changes: Any
+    ) -> Row:
+        """A row of Table 1 or 2; ``paper`` is the row's own key unless given."""
+        seeds = self.seeds if method is not None and method.uses_seed else 1
+
+        def at(seed: int) -> Supervised:
+            return self.readout_run(method, seed, **changes)
+
+        return Row(key, table, name, variant, at, seeds, key if paper == "" else paper)
+
+    def tuned_row(
+        self, key: str, table: int, name: str, variant: str, layers: Sequence[Method], paper: str | None = "", **changes: Any
+    ) -> Row:
+        """A row of Table 3 or 4; without layers the net starts from random weights."""
+
+        def at(seed: int) -> Supervised:
+            tuned = self._tuning(**changes, seed=seed)
+            encoder = self.encoder(*layers, alpha=tuned.alpha, seed=seed) if layers else None
+            return FinetuneRun(data=self.data, encoder=encoder, finetune=tuned)
+
+        return Row(key, table, name, variant, at, self.seeds, key if paper == "" else paper)
+
+    def _tuning(self, **changes: Any) -> FinetuneConfig:
+        given = {name: value for name, value in changes.items() if value is not None}
+        return FinetuneConfig(**{**self.finetune, **given})
+
+
+Build = Callable[[Settings], Experiment]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An experiment before its profile is chosen."""
+
+    name: str
+    build: Build
+    data: tuple[str, ...]
+    profiles: tuple[str, ...]
+
+
+REGISTRY: list[Planned] = []
+
+
+def experiment(name: str, *profiles: str, data: Sequence[str] = ("mnist",)) -> Callable[[Build], Build]:
+    """Make a function that builds an experiment known under its name, on the second and later data sets ``data_name``.
+
+    Args:
+        name: of the experiment.
+        profiles: that have it.
+        data: the data sets it can be on.
+    """
+
+    def register(build: Build) -> Build:
+        REGISTRY.append(Planned(name, build, tuple(data), profiles))
+        return build
+
+    return register
+
+
+def combinations(**grid: Sequence[Any]) -> list[dict[str, Any]]:
+    """Every combination of the values."""
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]

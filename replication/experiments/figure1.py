@@ -1,0 +1,17 @@
+"""Figure 1: MNIST filters at k = 70, 40, 25 and 10 (section 4.3), and what the start and the schedule change at k = 25."""
+
+from __future__ import annotations
+
+from replication.experiments.base import Experiment, Settings, experiment
+from replication.experiments.chosen import fixed_k, method
+
+
+@experiment("figure1", "smoke", "quick", "paper", "full")
+def figure1(s: Settings) -> Experiment:
+    """Filters without the schedule; beside them zero biases and a centered start with the schedule."""
+    return Experiment(
+        notebook="01_sparsity_sweep_filters",
+        figures=("fig1", "fig1_starts"),
+        filters=tuple(s.encoder(fixed_k(s, k)) for k in (70, 40, 25, 10)),
+        compared=(s.encoder(s.k_sparse(k=25)), s.encoder(method(s, "k25"))),
+    )

@@ -1,0 +1,63 @@
+"""Sweeps: what moves the error of k = 25, one setting changed at a time or a few together, on part of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from replication.experiments.base import Experiment, Settings, Sweep, experiment
+from replication.experiments.chosen import method
+from replication.judge.readout import ReadoutConfig
+from replication.runs import ReadoutRun
+
+_READOUT = {f.name for f in fields(ReadoutConfig)}
+
+
+def _at(s: Settings, changes: dict[str, Any]) -> Callable[[int], ReadoutRun]:
+    read = {name: value for name, value in changes.items() if name in _READOUT}
+    trained = {name: value for name, value in changes.items() if name not in _READOUT}
+    return lambda seed: s.readout_run(method(s, "k25", **trained), seed, **read)
+
+
+def _sweep(s: Settings, factor: str, *values: Any) -> Sweep:
+    made = [(_value(_at(s, {factor: value})(0), factor), _at(s, {factor: value})) for value in values]
+    return Sweep(factor, _value(_at(s, {})(0), factor), tuple(made), s.seeds)
+
+
+def _value(run: ReadoutRun, factor: str) -> Any:
+    assert run.encoder is not None
+    return getattr(run.readout if factor in _READOUT else run.encoder.method, factor)
+
+
+@experiment("settings", "search")
+def settings(s: Settings) -> Experiment:
+    """One setting at a time; with three seeds of three, weights of 0.1 at the start and batches of 10 diverged."""
+    sweeps = {
+        "bias_init": ("zeros", "centered"), "activation": ("linear", "relu"), "weight_std": (0.001, 0.01, 0.03),
+        "k_start": (25, 50, 100, 200), "k_ramp": (0.0, 0.25, 0.5, 1.0), "learning_rate": (0.003, 0.01, 0.02),
+        "learning_rate_end": (None, 0.001, 0.0001), "momentum": (0.5, 0.9, 0.95), "batch_size": (30, 100, 300, 1000),
+        "epochs": (10, 30, 100), "dense_relu": (False, True),
+        "alphas": ((1.0,), (2.0,), (3.0,), (4.0,), (2.0, 3.0)),
+        "l2": ((0.001,), (0.0001,), (0.00003,), (0.00001,), (0.0001, 0.00003)), "max_iterations": (30, 100, 500),
+    }  # fmt: skip
+    made = tuple(_sweep(s, factor, *values) for factor, values in sweeps.items())
+    return Experiment(notebook="07_sweeps", figures=("error_against_settings",), sweeps=made)
+
+
+@experiment("combinations", "search")
+def combinations(s: Settings) -> Experiment:
+    """The values of ``settings`` with the lowest errors, together."""
+    together: tuple[dict[str, Any], ...] = (
+        {}, {"k_ramp": 0.25, "learning_rate": 0.02}, {"k_ramp": 0.25, "batch_size": 30},
+        {"k_ramp": 0.25, "epochs": 100}, {"batch_size": 30, "epochs": 100},
+        {"k_ramp": 0.25, "batch_size": 30, "epochs": 100},
+    )  # fmt: skip
+    points = tuple((changes, _at(s, changes)) for changes in together)
+    return Experiment(shown_in=("settings",), sweeps=(Sweep("together", {}, points, s.seeds),))
+
+
+@experiment("sparsity", "search")
+def sparsity(s: Settings) -> Experiment:
+    """What k does, all other settings as chosen."""
+    return Experiment(shown_in=("settings",), sweeps=(_sweep(s, "k", 5, 10, 15, 25, 40, 70, 100, 150, 200),))

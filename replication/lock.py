@@ -1,0 +1,79 @@
+"""One workflow at a time on a folder of results, and no step that outlives its workflow."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ksae_lib.io import KsaeError
+
+_OWNER = "KSAE_OWNER"
+_PATIENCE_SECONDS = 10.0
+_POLL_SECONDS = 0.3
+
+
+class BusyError(KsaeError):
+    """Another workflow, or a step of one, is at work on the same folder."""
+
+
+@contextmanager
+def owner(folder: Path) -> Iterator[None]:
+    """Hold a folder of results; started steps learn of it through the environment.
+
+    Raises:
+        BusyError: another workflow holds it, or steps of one that was killed do not end.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    with path.open("a") as held, (folder / ".steps").open("a") as steps:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Steps of a workflow that was killed end by themselves.
+            deadline = time.monotonic() + _PATIENCE_SECONDS
+            while True:
+                try:
+                    fcntl.flock(steps, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(_POLL_SECONDS)
+            fcntl.flock(steps, fcntl.LOCK_UN)
+        except BlockingIOError:
+            raise BusyError(f"Another 'ksae reproduce' is at work on {folder}: wait for it or stop it.") from None
+        os.environ[_OWNER] = f"{os.getpid()} {path}"
+        held.truncate(0)
+        held.write(str(os.getpid()))
+        held.flush()
+        try:
+            yield
+        finally:
+            del os.environ[_OWNER]
+
+
+def follow_owner() -> None:
+    """End this process, whatever it does, as soon as the workflow that started it is gone; without one do nothing."""
+    if _OWNER not in os.environ:
+        return
+    number, _, name = os.environ[_OWNER].partition(" ")
+    path = Path(name)
+    steps = path.with_name(".steps").open("a")
+    fcntl.flock(steps, fcntl.LOCK_SH)
+
+    def watch() -> None:
+        with steps, path.open("r") as lock:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    os._exit(1)
+                except BlockingIOError:
+                    if path.read_text(encoding="ascii") != number:
+                        os._exit(1)
+                time.sleep(_POLL_SECONDS)
+
+    threading.Thread(target=watch, daemon=True).start()
