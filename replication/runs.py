@@ -280,7 +280,9 @@ class RunStore:
             raise StoreError(f"{path} is missing: 'ksae run --force {run.run_id}' trains the run again.")
         try:
             weights = {name: t.float() if t.is_floating_point() else t for name, t in load_file(path).items()}
-            model = run.method.build(self.load(run).metrics["inputs"] if "weight" not in weights else weights["weight"].shape[1])
+            model = run.method.build(
+                self.load(run).metrics["inputs"] if "weight" not in weights else weights["weight"].shape[1]
+            )
             model.load_state_dict(weights)
         except (SafetensorError, OSError, RuntimeError, KeyError) as error:
             raise StoreError(

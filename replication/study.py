@@ -134,7 +134,7 @@ class Study:
         return carry_out([run], self, progress=progress)[0]
 
     @cached_property
-    def tables_numbers(self) -> list[int]:
+    def table_numbers(self) -> list[int]:
         """Numbers of the paper's tables that the profile has rows of."""
         return sorted({row.table for one in self.experiments for row in one.rows})
 
@@ -146,7 +146,11 @@ class Study:
             data: name of the data set; None: any.
         """
         return [
-            Shown(row, self._stored(self.evidence, row.at), [] if self.updates_evidence else self._stored(self.store, row.at))
+            Shown(
+                row,
+                self._stored(self.evidence, row.at),
+                [] if self.updates_evidence else self._stored(self.store, row.at),
+            )
             for one in self.experiments
             for row in one.rows
             if row.table == table and data in (None, row.data.name)

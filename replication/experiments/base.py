@@ -165,7 +165,14 @@ class Settings:
         return ReadoutRun(data=self.data, encoder=encoder, readout=settings)
 
     def readout_row(
-        self, key: str, table: int, name: str, variant: str, method: Method | None, paper: str | None = "", **changes: Any
+        self,
+        key: str,
+        table: int,
+        name: str,
+        variant: str,
+        method: Method | None,
+        paper: str | None = "",
+        **changes: Any,
     ) -> Row:
         """A row of Table 1 or 2; ``paper`` is the row's own key unless given."""
         seeds = self.seeds if method is not None and method.uses_seed else 1
@@ -176,7 +183,14 @@ class Settings:
         return Row(key, table, name, variant, at, seeds, key if paper == "" else paper)
 
     def tuned_row(
-        self, key: str, table: int, name: str, variant: str, layers: Sequence[Method], paper: str | None = "", **changes: Any
+        self,
+        key: str,
+        table: int,
+        name: str,
+        variant: str,
+        layers: Sequence[Method],
+        paper: str | None = "",
+        **changes: Any,
     ) -> Row:
         """A row of Table 3 or 4; without layers the net starts from random weights."""
 
