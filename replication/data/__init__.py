@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from importlib import import_module
 
-from replication.data.base import DATASETS, DataConfig, DataError, Dataset, Source, data_root
+from replication.data.base import DATASETS, DataConfig, Dataset, data_root
 
-__all__ = ["DATASETS", "DataConfig", "DataError", "Dataset", "Source", "data_root", "load_data"]
+__all__ = ["DATASETS", "data_root", "load_data"]
 
 # By name: a run's code is then that of its own data set, and a change of another leaves the run up to date.
 for _name in ("mnist", "norb", "toy_norb", "patches"):

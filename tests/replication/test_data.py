@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ksae_lib.io import KsaeError
-from replication.data import DATASETS, load_data
-from replication.data.base import DataConfig, DataError, Dataset, Source, data_root
+from replication.data import DATASETS, data_root, load_data
+from replication.data.base import DataConfig, DataError, Dataset, Source
 
 
 def test_a_data_set_that_is_registered_is_loaded_and_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
