@@ -40,3 +40,7 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+class KsaeError(RuntimeError):
+    """Something a user can mend; the message is one sentence that says how."""
