@@ -106,9 +106,12 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def _examples(path: Path) -> np.ndarray:
-    x: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        x = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError):
+        x = None
     if not isinstance(x, np.ndarray):
-        raise KsaeError(f"{path} holds several arrays: save one array, a row an example, with numpy.save.")
+        raise KsaeError(f"{path} is not one array: write it, a row an example, with numpy.save.")
     return x
 
 
@@ -155,17 +158,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_others(verbs: Any) -> None:
     """Add the verbs of other packages; where the study's are missing, verbs that say how to get them."""
-    missing = None
+    missing = ""
     for entry in entry_points(group=_GROUP):
         try:
             entry.load()(verbs)
         except ModuleNotFoundError as error:
-            missing = error.name
-    if missing is None and _STUDY[0] in verbs.choices:
+            missing = (error.name or "").split(".")[0]
+    if not missing and _STUDY[0] in verbs.choices:
         return
 
     def refuse(options: argparse.Namespace) -> None:
-        needs = f" with the module {missing}" if missing not in (None, "replication") else ""
+        needs = "" if missing in ("", "replication") else f" and the package {missing}"
         raise KsaeError(
             f"'{options.verb}' needs the checkout of the study{needs}: git clone its repository, run 'make' in it and "
             "use the ksae of its .venv."

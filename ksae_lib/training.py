@@ -109,31 +109,33 @@ def new_model(config: TrainConfig, x: np.ndarray) -> KSparseAutoencoder:
     return model
 
 
-def choose_engine(config: TrainConfig, engine: str = "auto") -> tuple[EngineName, str]:
+def choose_engine(config: TrainConfig, engine: str = "auto") -> tuple[str, str]:
     """The engine for a run, and why: the one asked for, or for ``auto`` the fastest that this machine has.
 
     Raises:
         ValueError: an unknown engine, a GPU is asked for and there is none, or the engine cannot do what the config
             wants.
     """
-    missing, dense = gpu_missing(), config.k > _DENSE_FROM * config.units
     if engine not in get_args(EngineName):
         raise ValueError(f"engine = {engine!r} is unknown: choose one of {', '.join(get_args(EngineName))}.")
-    if engine == "gpu" and missing is not None:
+    name, why = _fastest(config) if engine == "auto" else (engine, "asked for")
+    if name == "gpu" and (missing := gpu_missing()) is not None:
         raise ValueError(f"engine = 'gpu' is not possible: {missing}. Choose auto or cpu.")
-    if engine != "auto":
-        if config.selection not in ENGINES[engine].rules:
-            raise ValueError(f"The {engine} engine does not know selection = {config.selection!r}: choose reference.")
-        if config.support_dtype != "float32" and engine != "cpu":
-            raise ValueError(f"The {engine} engine has no support_dtype = {config.support_dtype!r}: choose cpu.")
-        return engine, "asked for"  # type: ignore[return-value]
+    if config.selection not in ENGINES[name].rules:
+        raise ValueError(f"The {name} engine does not know selection = {config.selection!r}: choose reference.")
+    if config.support_dtype != "float32" and name != "cpu":
+        raise ValueError(f"The {name} engine has no support_dtype = {config.support_dtype!r}: choose cpu.")
+    return name, why
+
+
+def _fastest(config: TrainConfig) -> tuple[str, str]:
     if config.support_dtype != "float32":
         return "cpu", f"no other has support_dtype = {config.support_dtype!r}"
     if config.selection not in GpuEngine.rules:
         return "reference", f"no other knows selection = {config.selection!r}"
-    if missing is None:
+    if (missing := gpu_missing()) is None:
         return "gpu", f"this machine has a {torch.cuda.get_device_name()}"
-    if dense:
+    if config.k > _DENSE_FROM * config.units:
         return "reference", f"{missing}, and sparse kernels do not pay with k = {config.k} of {config.units} units"
     return "cpu", missing
 

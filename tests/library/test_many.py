@@ -156,6 +156,7 @@ def test_auto_takes_the_fastest_engine_there_is_and_says_why(monkeypatch: pytest
         ("tpu", {}, "engine = 'tpu' is unknown: choose one of auto, gpu, cpu, reference"),
         ("cpu", {"selection": "batch_topk"}, "cpu engine does not know selection = 'batch_topk': choose reference"),
         ("gpu", {"selection": "batch_topk"}, "gpu engine does not know selection = 'batch_topk': choose reference"),
+        ("auto", {"selection": "batch_topk", "support_dtype": "bfloat16"}, "cpu engine does not know selection"),
         ("gpu", {"support_dtype": "bfloat16"}, "gpu engine has no support_dtype = 'bfloat16': choose cpu"),
     ],
 )
