@@ -88,7 +88,7 @@ def test_several_runs_are_one_batch_and_a_diverged_one_leaves_the_others(
         outcomes = original(methods, *arguments, **how)
         return [DivergenceError("Training diverged: lower the learning rate."), *outcomes[1:]]
 
-    monkeypatch.setattr(method, "fit_many", fit_many)
+    monkeypatch.setattr(method, "fit_many", staticmethod(fit_many))
     assert main(["run", *names, "--profile", "smoke"]) == 1
     assert f"{names[0]}: Training diverged" in capsys.readouterr().err
     assert [study.store.has(study.run(name)) for name in names] == [False, True]
