@@ -103,7 +103,7 @@ class _Work:
         found = evaluate(data, method, model, run.readout, self.device)
         results = {
             "encoder_run": None if encoder is None else encoder.run_id,
-            "code_mode": found.code_mode,
+            "code_mode": None if encoder is None else found.code_mode,
             "selected": found.selected,
             "validation_error": found.validation_error,
             "test_error": found.test_error,
