@@ -262,11 +262,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         return x, scale, config, model
 
     def _config(self, seed: int) -> TrainConfig:
-        """The parameters as a training run; those that it has not are checked here.
-
-        Raises:
-            ValueError: an impossible parameter.
-        """
+        """The parameters as a training run; those that it has not are checked here."""
         if self.code_mode not in list(CodeMode):
             raise ValueError(f"code_mode = {self.code_mode!r} is unknown: choose one of {', '.join(CodeMode)}.")
         if self.scale != "auto" and not (isinstance(self.scale, Real) and 0 < self.scale < math.inf):
