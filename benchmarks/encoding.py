@@ -25,11 +25,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import sparse
 from sklearn.decomposition import MiniBatchDictionaryLearning, SparseCoder
 from threadpoolctl import threadpool_limits
 
 from benchmarks.engines import PAUSE_SECONDS, PRODUCT_SIZE, hardware, output_options, present, product_rate, rounded
-from ksae_lib.codes import encode, exact_codes
+from ksae_lib.codes import codes as codes_of
 from ksae_lib.metrics import fraction_of_variance_unexplained
 from ksae_lib.model import KSparseAutoencoder
 from ksae_lib.training import TrainConfig, train
@@ -82,11 +83,13 @@ def _results(model: KSparseAutoencoder, train_x: np.ndarray, x: np.ndarray, k: i
 
     def encoder(images: np.ndarray) -> np.ndarray:
         blocks = np.split(images, range(_BLOCK, len(images), _BLOCK))
-        return np.concatenate([encode(model, block, k).toarray() for block in blocks])
+        return np.concatenate(
+            [sparse.csr_array(codes_of(model, block, "k", exact=False)[0]).toarray() for block in blocks]
+        )
 
     def with_dense_product(images: np.ndarray) -> np.ndarray:
         blocks = np.split(images, range(_BLOCK, len(images), _BLOCK))
-        return np.concatenate([exact_codes(model, block, (k,))[0].toarray() for block in blocks])
+        return np.concatenate([sparse.csr_array(codes_of(model, block, "k")[0]).toarray() for block in blocks])
 
     methods: dict[str, tuple[np.ndarray, np.ndarray, Encode]] = {
         "k-sparse encoder": (x, weight, encoder),

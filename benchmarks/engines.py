@@ -128,13 +128,14 @@ class _Slices:
         self.x = x
         self.rng = np.random.default_rng(0)
         self.engines = {
-            name: self._engine(replace(task.train, k=k, k_start=None, **changes)) for name, changes in _ENGINES.items()
+            name: self._engine(replace(task.train, k=k, k_start=None), **how) for name, how in _ENGINES.items()
         }
         self.seconds: Rounds = {name: [] for name in self.engines}
         self._warm_up()
 
-    def _engine(self, config: TrainConfig) -> Engine:
-        return make_engine(new_model(config, self.x), self.x, config)
+    def _engine(self, config: TrainConfig, engine: str, **changes: Any) -> Engine:
+        config = replace(config, **changes)
+        return make_engine([new_model(config, self.x)], self.x, config, engine)
 
     def _warm_up(self) -> None:
         first = self.engines["cpu"]
@@ -142,7 +143,7 @@ class _Slices:
         order = self._order(2)
         for engine in self.engines.values():
             if engine is not first:
-                engine.model.load_state_dict(first.model.state_dict())
+                engine.models[0].load_state_dict(first.models[0].state_dict())
                 for name, velocity in engine.velocity.items():
                     velocity.copy_(first.velocity[name])
         for engine in self.engines.values():
@@ -152,7 +153,7 @@ class _Slices:
         return self.rng.integers(len(self.x), size=steps * self.task.train.batch_size)
 
     def _run(self, engine: Engine, order: np.ndarray) -> None:
-        engine.run_epoch(order, self.k, self.task.train.learning_rate, self.task.train.momentum)
+        engine.run_epoch(order[None], [self.k], [self.task.train.learning_rate], self.task.train.momentum)
 
     def round(self) -> None:
         """Time one slice of each engine, the same examples for all."""

@@ -30,8 +30,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.engines import PAUSE_SECONDS, hardware, output_options, present, rounded, wait
-from ksae_lib.engines.gpu import BatchedEngine, Precision
-from ksae_lib.training import EngineName, TrainConfig, make_engine, new_model
+from ksae_lib.engines.gpu import GpuEngine, Precision
+from ksae_lib.training import TrainConfig, make_engine, new_model
 from replication.data import load_mnist
 
 UNITS, BATCH, MOMENTUM = 1000, 100, 0.9
@@ -74,12 +74,11 @@ def _squared(x: Tensor, reconstruction: Tensor) -> Tensor:
     return (x - reconstruction).square().sum(-1).mean()
 
 
-def _ours(engine: EngineName) -> Callable[[Tensor, int], Slice]:
+def _ours(engine: str) -> Callable[[Tensor, int], Slice]:
     def make(x: Tensor, k: int) -> Slice:
-        config = replace(_config(k), engine=engine)
-        images = x.cpu().numpy()
-        made = make_engine(new_model(config, images), images, config)
-        return lambda order: made.run_epoch(order, k, _RATE, MOMENTUM).loss
+        config, images = _config(k), x.cpu().numpy()
+        made = make_engine([new_model(config, images)], images, config, engine)
+        return lambda order: made.run_epoch(order[None], [k], [_RATE], MOMENTUM)[0].loss
 
     return make
 
@@ -88,12 +87,12 @@ def _batched(models: int, precision: Precision) -> Callable[[Tensor, int], Slice
     def make(x: Tensor, k: int) -> Slice:
         images = x.cpu().numpy()
         made = [new_model(replace(_config(k), seed=seed), images) for seed in range(models)]
-        engines: dict[int, BatchedEngine] = {}
+        engines: dict[int, GpuEngine] = {}
 
         def train(order: np.ndarray) -> float:
             # The engine's epoch is as long as its examples: a slice is an epoch of fewer.
             if len(order) not in engines:
-                engines[len(order)] = BatchedEngine(made, images[: len(order)], BATCH, x.device, precision)
+                engines[len(order)] = GpuEngine(made, images[: len(order)], BATCH, x.device, precision)
             orders = np.tile(np.argsort(order), (models, 1))
             return engines[len(order)].run_epoch(orders, [k] * models, [_RATE] * models, MOMENTUM)[0].loss
 

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from benchmarks.engines import best_of, hardware, output_options, present, product_rate, rounded
-from ksae_lib.engines.gpu import BatchedEngine
+from ksae_lib.engines.gpu import GpuEngine
 from ksae_lib.io import atomic_path
 from ksae_lib.training import TrainConfig, make_engine, new_model
 
@@ -101,13 +101,13 @@ def _measure(size: Size, device: str) -> tuple[float, float]:
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         models = [new_model(replace(config, seed=seed), x) for seed in range(size.models)]
-        batched = BatchedEngine(models, x, size.batch, device)
+        batched = GpuEngine(models, x, size.batch, device)
         orders, ks, rates = np.tile(order, (size.models, 1)), [size.k] * size.models, [_RATE] * size.models
         seconds = _median_time(lambda: batched.run_epoch(orders, ks, rates, _MOMENTUM))
         return seconds, torch.cuda.max_memory_allocated() / 2**20
-    engine = make_engine(new_model(config, x), x, config)
-    seconds = _median_time(lambda: engine.run_epoch(order, size.k, _RATE, _MOMENTUM))
-    kept = sum(p.nbytes for p in engine.model.parameters()) + sum(v.nbytes for v in engine.velocity.values())
+    engine = make_engine([new_model(config, x)], x, config, "cpu")
+    seconds = _median_time(lambda: engine.run_epoch(order[None], [size.k], [_RATE], _MOMENTUM))
+    kept = sum(value.nbytes for value in engine.state().values())
     return seconds, kept / 2**20
 
 
