@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -280,7 +280,8 @@ class RunStore:
             raise StoreError(f"{path} is missing: 'ksae run --force {run.run_id}' trains the run again.")
         try:
             weights = {name: t.float() if t.is_floating_point() else t for name, t in load_file(path).items()}
-            model = run.method.build(self.load(run).metrics["inputs"] if "weight" not in weights else weights["weight"].shape[1])
+            inputs = weights["weight"].shape[1] if "weight" in weights else self.load(run).metrics["inputs"]
+            model = run.method.build(inputs)
             model.load_state_dict(weights)
         except (SafetensorError, OSError, RuntimeError, KeyError) as error:
             raise StoreError(
@@ -335,13 +336,12 @@ def _read_together(folder: Path) -> tuple[Any, Any, pd.DataFrame]:
     for attempt in range(_READS):
         here = os.open(folder, os.O_RDONLY)
         try:
-            opened = [open(os.open(name, os.O_RDONLY, dir_fd=here), encoding="utf-8") for name in _FILES]  # noqa: PTH123
-            config, metrics, history = opened
-            try:
+            with ExitStack() as stack:
+                config, metrics, history = (
+                    stack.enter_context(os.fdopen(os.open(name, os.O_RDONLY, dir_fd=here), encoding="utf-8"))
+                    for name in _FILES
+                )
                 return json.load(config), json.load(metrics), pd.read_csv(history)
-            finally:
-                for file in opened:
-                    file.close()
         except FileNotFoundError:
             if attempt == _READS - 1 or folder.stat().st_ino == os.fstat(here).st_ino:
                 raise
