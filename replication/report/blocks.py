@@ -17,7 +17,6 @@ from replication.code_digest import is_current
 from replication.experiments.profiles import PROFILES
 from replication.report.claims import claims
 from replication.report.tables import INTERVAL_NOTE, epoch_table, error_table, markdown, readable, table_title
-from replication.runs import RunStore
 from replication.study import Study
 
 _BLOCK = re.compile(r"(<!-- (\w+):begin -->\n).*?(<!-- \2:end -->)", re.DOTALL)
@@ -76,12 +75,6 @@ def fill(text: str, name: str, blocks: Blocks) -> str:
     return _NUMBER.sub(partial(replaced, "number"), _BLOCK.sub(partial(replaced, "block"), text))
 
 
-def code_state(store: RunStore) -> tuple[int, int]:
-    """How many runs the store has, and how many of them are of the code that is here."""
-    runs = [store.read(name) for name in store.names()]
-    return len(runs), sum(map(is_current, runs))
-
-
 class Blocks:
     """What documents can ask for by name, made when it is asked for.
 
@@ -103,9 +96,10 @@ class Blocks:
             "designed": self._designed,
             "epochs": lambda: markdown(epoch_table(self._paper).drop(columns=["val_error", "run_id"], errors="ignore")),
             "gabor": self._gabor,
-            "longer": self._longer,
+            "longer": self._paper_length,
             "speed": partial(self._measured, "engines.json"),
             "norb_speed": partial(self._measured, "engines_norb.json"),
+            "tuning_speed": partial(self._measured, "finetuning.json"),
             "readout_speed": partial(self._measured, "readout.json", "codes"),
             "peers_speed": partial(self._measured, "peers.json", "peers"),
             "encoding_speed": partial(self._measured, "encoding.json", "methods"),
@@ -116,18 +110,22 @@ class Blocks:
 
     @cached_property
     def numbers(self) -> dict[str, str]:
-        """Single numbers: of rows of profile ``quick``, as ``k25_error`` and ``tuned_none_paper``, and of all runs."""
+        """Single numbers: of rows, as ``k25_error``, ``tuned_none_low`` or ``long_k25_seeds``, and of all runs.
+
+        ``tuned_``: Table 3 instead of 1. ``long_``: profile ``paper`` instead of ``quick``.
+        """
         found = {}
-        for number, prefix in ((1, ""), (3, "tuned_")):
-            for row in error_table(self._quick, number).to_dict("records"):
+        quick, paper = self._quick, self._paper
+        asked = (quick, 1, ""), (quick, 3, "tuned_"), (paper, 1, "long_"), (paper, 3, "long_tuned_")
+        for study, number, prefix in asked:
+            for row in error_table(study, number).to_dict("records"):
                 for name, column in (("error", "error_mean"), ("low", "error_ci_low"), ("high", "error_ci_high")):
                     found[f"{prefix}{row['key']}_{name}"] = f"{row[column]:.2f}"
                 found[f"{prefix}{row['key']}_paper"] = f"{row['paper_error']:.2f}"
                 found[f"{prefix}{row['key']}_seeds"] = str(row["n_seeds"])
-        states = [code_state(self._study(profile).evidence) for profile in PROFILES]
-        total = sum(runs for runs, _ in states)
-        found |= {"runs_total": f"{total:,}", "runs_of_other_code": f"{total - sum(here for _, here in states):,}"}
-        return found
+        stores = [self._study(profile).evidence for profile in PROFILES]
+        of_other_code = [not is_current(store.read(name)) for store in stores for name in store.names()]
+        return found | {"runs_total": f"{len(of_other_code):,}", "runs_of_other_code": f"{sum(of_other_code):,}"}
 
     def _titled(self, number: int) -> str:
         """Table 2 or 4 under its title, which names the data."""
@@ -135,58 +133,42 @@ class Blocks:
 
     def _gabor(self) -> str:
         """What the Gabor fits of Figure 3's filters come to, for every profile that has its run."""
-        studies = (self._quick, self._paper)
-        runs = [(study, run, study.find(run)) for study in studies for run in study.experiment("figure3").filters]
-        return markdown(
-            pd.DataFrame(
-                {
-                    "Profile": study.profile,
-                    "Patches of": run.data.source,
-                    "Epochs": run.method.epochs,
-                    "Filters fitted": gabor["filters"],
-                    "Localized and oriented (%)": f"{100 * gabor['share']:.0f}",
-                    "Noise (%)": f"{100 * gabor['control_share']:.0f}",
-                    "Variance explained, median": f"{np.median(gabor['explained']):.2f}",
-                    "Noise, median": f"{np.median(gabor['control_explained']):.2f}",
-                }
-                for study, run, stored in runs
-                if stored is not None
-                for gabor in [stored.metrics["gabor"]]
-            )
-        )
+        rows = []
+        for study in (self._quick, self._paper):
+            for stored in filter(None, map(study.find, study.experiment("figure3").filters)):
+                found = stored.metrics["gabor"]
+                medians = [f"{np.median(found[name]):.2f}" for name in ("explained", "control_explained")]
+                shares = [f"{100 * found[name]:.0f}" for name in ("share", "control_share")]
+                rows.append((study.profile, stored.run.data.source, found["filters"], *shares, *medians))
+        columns = ["Profile", "Patches of", "Filters fitted", "Localized and oriented (%)", "Noise (%)"]
+        return markdown(pd.DataFrame(rows, columns=[*columns, "Variance explained, median", "Noise, median"]))
+
+    def _paper_length(self) -> str:
+        """Tables 1 and 3 of profile ``paper``, the rows that have runs."""
+        table = pd.concat([error_table(self._paper, number) for number in (1, 3)], ignore_index=True)
+        return markdown(readable(table).assign(Table=table["table"])[table["n_seeds"] > 0][["Table", *_SHORT]])
 
     def _designed(self) -> str:
         """Every row of Table 1 at k = 25, of both profiles."""
-        keys = ("k25_fixed", "k25", "k25_printed", "k25_designed", "k25_refitted")
         tables = [error_table(study, 1).assign(profile=study.profile) for study in (self._quick, self._paper)]
         table = pd.concat(tables, ignore_index=True)
-        table = table[table["key"].isin(keys) & (table["n_seeds"] > 0)]
-        shown = readable(table).drop(columns=["Method", "Verdict"])
-        shown.insert(1, "Profile", table["profile"])
-        shown.insert(4, "Validation", table["val_error_mean"].map("{:.2f}".format))
-        return markdown(shown)
-
-    def _longer(self) -> str:
-        """Errors of the two profiles beside each other, for the rows that both have: error (interval; seeds)."""
-        sides = []
-        for study in (self._quick, self._paper):
-            table = pd.concat([error_table(study, number) for number in (1, 3)], ignore_index=True)
-            shown = readable(table).assign(key=table["key"], Table=table["table"])[table["n_seeds"] > 0]
-            said = shown["Ours"] + " (" + shown["95% interval"] + "; " + shown["Seeds"].astype(str) + ")"
-            sides.append(shown.assign(**{f"Profile `{study.profile}`": said}))
-        names = ["Table", "Method", "Variant", "Paper", "key"]
-        both = sides[0][[*names, "Profile `quick`"]].merge(sides[1][["Table", "key", "Profile `paper`"]], sort=False)
-        return markdown(both.drop(columns="key"))
+        shown = readable(table).assign(Profile=table["profile"], Validation=table["val_error_mean"].round(2))
+        keys = ("k25_fixed", "k25", "k25_printed", "k25_designed", "k25_refitted")
+        wanted = table["key"].isin(keys) & (table["n_seeds"] > 0)
+        return markdown(shown[wanted][["Profile", *_SHORT[1:], "Validation"]])
 
     def _measured(self, file: str, rows: str = "") -> str:
-        """A benchmark's single values as a table, a row for each entry of ``rows`` (none: those named by a number)."""
+        """A benchmark's single values as a table, a row for each entry of ``rows``, or of those named by a number."""
         path = self._benchmarks / file
         if not path.exists():
             return ""
         measured = json.loads(path.read_text(encoding="utf-8"))
         entries = measured[rows] if rows else {key: entry for key, entry in measured.items() if key.isdigit()}
+        entries = entries or {"": measured}
         table = pd.DataFrame.from_dict(entries, orient="index").rename_axis(rows or "k").reset_index()
-        listed = [name for name in table if table[name].map(lambda value: isinstance(value, list)).any()]
+        listed = [name for name in table if table[name].map(lambda value: isinstance(value, list | dict)).any()]
         task = ", ".join(f"{name} {value}" for name, value in measured.get("task", {}).items())
-        machine = "{hardware[cpu]}, {hardware[cores]} cores".format(**measured)
-        return f"Median on {machine}{task and '; '}{task}:\n\n" + markdown(table.drop(columns=listed).fillna("–"))
+        machine = "{hardware[cpu]} with {hardware[cores]} cores".format(**measured)
+        return f"Medians; machine: {machine}{task and '; '}{task}:\n\n" + markdown(
+            table.drop(columns=listed).astype(object).fillna("–")
+        )

@@ -46,7 +46,7 @@ class Evidence:
         self.study = study
         self.rows: dict[tuple[int, str, str], Shown] = {
             (number, shown.row.data.name, shown.row.key): shown
-            for number in study.tables_numbers
+            for number in study.table_numbers
             for shown in study.rows(number)
         }
 
@@ -55,10 +55,10 @@ class Evidence:
         found = [stored for run in runs if (stored := self.study.evidence.find(run)) is not None]
         return found if found and len(found) == len(runs) else None
 
-    def spread(self, run: EncoderRun, metric: str) -> float:
+    def spread(self, run: Any, metric: str) -> float:
         """Standard deviation of a metric over the seeds that are stored of an encoder, 0 of fewer than two."""
         seeds = self.study.evidence.seeds()
-        runs = [replace(run, method=replace(run.method, seed=seed)) for seed in seeds]  # type: ignore[type-var]
+        runs = [replace(run, method=replace(run.method, seed=seed)) for seed in seeds]
         found = [stored.metrics[metric] for one in runs if (stored := self.study.evidence.find(one)) is not None]
         return float(np.std(found, ddof=1)) if len(found) > 1 else 0.0
 
@@ -89,17 +89,12 @@ def claims(study: Study) -> list[dict[str, Any]]:
         said = ["trained for fewer epochs than the paper's"] if short else []
         records.append(
             {
-                "id": claim.id,
-                "claim": claim.claim,
-                "section": claim.section,
-                "rule": claim.rule,
-                "verdict": _verdict(findings, runs),
-                "confidence": _confidence(findings, short),
-                "evidence": {"findings": [f.said for f in findings], "run_ids": sorted(runs)},
-                "notebook": claim.notebook,
-                "deviations": [*said, *claim.deviations],
+                "id": claim.id, "claim": claim.claim, "section": claim.section, "rule": claim.rule,
+                "verdict": _verdict(findings, runs), "confidence": _confidence(findings, short),
+                "evidence": {"findings": [finding.said for finding in findings], "run_ids": sorted(runs)},
+                "notebook": claim.notebook, "deviations": [*said, *claim.deviations],
             }
-        )
+        )  # fmt: skip
     return records
 
 
@@ -162,7 +157,7 @@ def _best_alpha(evidence: Evidence, table: int, key: str, best: float) -> list[F
     if best not in by_alpha:
         return [Finding(None, f"{key} was not tried at α = {best:g}", stored)]
     found = []
-    for alpha in by_alpha.columns.drop(best):
+    for alpha in by_alpha.columns.drop([best]):
         gain = by_alpha[alpha] - by_alpha[best]
         half = float(stats.t.ppf(0.975, seeds - 1) * gain.std(ddof=1) / math.sqrt(seeds))
         mean = float(gain.mean())
@@ -174,8 +169,9 @@ def _best_alpha(evidence: Evidence, table: int, key: str, best: float) -> list[F
 
 def _area_falls_with_k(evidence: Evidence, experiment: str) -> list[Finding]:
     """The median effective area of the filters falls from each k to the next larger one."""
-    nets = [run for one in evidence.study.experiments if one.name == experiment for run in one.filters]
-    stored = evidence.encoders(sorted(nets, key=lambda run: run.method.k))
+    nets: list[Any] = [run for one in evidence.study.experiments if one.name == experiment for run in one.filters]
+    nets.sort(key=lambda run: run.method.k)
+    stored = evidence.encoders(nets)
     if stored is None:
         return [Finding(None, "a run of the figure is missing")]
     areas = [run.metrics["effective_area_median"] for run in stored]

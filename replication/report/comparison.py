@@ -72,8 +72,12 @@ def _without_seeds(run: Run) -> str:
     return json.dumps(pruned(to_json(run)), sort_keys=True)
 
 
-def summary(table: pd.DataFrame) -> str:
-    """One paragraph on a comparison, for the terminal."""
+def summary(study: Study) -> str:
+    """One paragraph on the comparison, for the terminal."""
+    return _said(comparison(study))
+
+
+def _said(table: pd.DataFrame) -> str:
     if not len(table):
         return "None of these runs has a committed counterpart to compare it with."
     counts = table["outcome"].value_counts()
@@ -85,21 +89,18 @@ def summary(table: pd.DataFrame) -> str:
     return f"Of {len(table)} runs beside the committed ones {said}.{named}{code}"
 
 
-def write_comparison(study: Study) -> list[Path]:
-    """Write ``comparison.md`` and ``.json`` into the reader's folder, with machine, versions and date."""
+def write_comparison(study: Study) -> Path:
+    """Write ``comparison.md`` and ``.json`` into the reader's folder, with machine, versions and date.
+
+    Returns:
+        The Markdown file.
+    """
     table, here = comparison(study), provenance()
     date = datetime.now(UTC).date().isoformat()
-    head = [
-        f"# Profile {study.profile}: these runs beside the committed ones",
-        summary(table),
-        RULE,
-        f"Date {date}, commit {here['git_commit']}, machine {here['hardware']}, versions {here['versions']}.",
-    ]
-    said = {"profile": study.profile, "date": date, **here, "rule": RULE, "runs": table.to_dict("records")}
-    texts = {
-        study.folder / "comparison.md": "\n\n".join([*head, markdown(table)]),
-        study.folder / "comparison.json": json.dumps(said, indent=1, ensure_ascii=False) + "\n",
-    }
-    for path, text in texts.items():
-        write_text(path, text)
-    return list(texts)
+    record = {"profile": study.profile, "date": date, **here, "rule": RULE, "runs": table.to_dict("records")}
+    title = f"# Profile {study.profile}: these runs beside the committed ones"
+    machine = f"Date {date}, commit {here['git_commit']}, machine {here['hardware']}, versions {here['versions']}."
+    path = study.folder / "comparison.md"
+    write_text(path.with_suffix(".json"), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, "\n\n".join([title, _said(table), RULE, machine, markdown(table)]))
+    return path

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -164,7 +165,7 @@ def one_digit(model: KSparseAutoencoder, x: np.ndarray, shape: tuple[int, int], 
 def error_against_k(study: Study) -> Figure:
     """Test error of Table 1's k-sparse rows against k, with 95% intervals, and the paper's points."""
     table = error_table(study, 1).set_index("key")
-    encoders = {row.key: row.at(0).encoder for row, committed, _ in study.rows(1) if committed}
+    encoders: dict[str, Any] = {row.key: row.at(0).encoder for row, committed, _ in study.rows(1) if committed}
     ks = {key: run.method.k for key, run in encoders.items() if run is not None and run.method.kind == "train"}
     figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
     for label, name in (("fixed k", "k{}_fixed"), ("k falls during training", "k{}")):
@@ -304,8 +305,7 @@ def epoch_curve(study: Study) -> Figure:
     table = epoch_table(study)
     table = table[table["support"] == "float32"].assign(start="biases: " + table["bias_init"])
     sns.lineplot(table, x="epochs", y="test_error", hue="start", marker="o", ax=axis)
-    paper = float(reported().loc[(1, "k25"), "error_percent"])
-    axis.axhline(paper, color="0.5", linestyle=":", label="the paper, 5000 epochs")
+    axis.axhline(reported()[1, "k25"]["error_percent"], color="0.5", linestyle=":", label="the paper, 5000 epochs")
     axis.set(ylabel="test error (%)", title="k = 25, one seed", ylim=(0, None), xscale="log")
     axis.legend()
     sns.despine(figure)

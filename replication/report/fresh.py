@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from replication.code_digest import is_current
 from replication.experiments.base import Experiment
 from replication.report.blocks import filled
 from replication.report.figures import drawn
 from replication.report.write import report_texts
-from replication.runs import StoreError
+from replication.runs import RunStore, StoreError
 from replication.study import Study, project_root
 
 _OF_A_RUN = {"config.json", "metrics.json", "history.csv", "weights.safetensors"}
@@ -45,6 +46,12 @@ def stale(study: Study) -> list[str]:
             found.append(f"{executed.relative_to(root)} {reason}: run 'ksae reproduce --profile {study.profile}'.")
     found += [f"{path.relative_to(root)} is written by nothing: delete it." for path in _orphans(study, set(texts))]
     return found
+
+
+def code_state(store: RunStore) -> tuple[int, list[str]]:
+    """How many runs a store has, and the ids of those that are of other code than what is here."""
+    names = store.names()
+    return len(names), [name for name in names if not is_current(store.read(name))]
 
 
 def _notebook_fault(experiment: Experiment, profile: str, executed: Path) -> str | None:

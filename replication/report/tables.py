@@ -16,7 +16,7 @@ from scipy import stats
 from ksae_lib.training import TrainConfig
 from replication.experiments.base import Row
 from replication.judge.finetune import FinetuneConfig
-from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, Run, StoredRun, Supervised, stack
+from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, Run, StoredRun, stack
 from replication.study import Shown, Study, project_root
 
 COLUMNS = [
@@ -34,16 +34,17 @@ INTERVAL_NOTE = (
 
 
 @lru_cache(maxsize=1)
-def reported() -> pd.DataFrame:
-    """The paper's own figures (``data/paper/reported.csv``) by table and key of the row."""
+def reported() -> dict[tuple[int, str], dict[str, Any]]:
+    """The paper's own rows (``data/paper/reported.csv``) by table and key."""
     file = project_root() / "data" / "paper" / "reported.csv"
-    return pd.read_csv(file, keep_default_na=False).set_index(["table", "key"])
+    rows = pd.read_csv(file, keep_default_na=False).to_dict("records")
+    return {(row["table"], row["key"]): {str(name): value for name, value in row.items()} for row in rows}
 
 
 def paper_error(row: Row) -> float | None:
     """The paper's figure for a row in percent; None where it has none, and for a stand-in of its data."""
-    known = (row.table, row.paper) in reported().index and not row.data.is_stand_in
-    return float(reported().loc[(row.table, row.paper), "error_percent"]) if known else None
+    known = reported().get((row.table, row.paper or ""))
+    return None if known is None or row.data.is_stand_in else float(known["error_percent"])
 
 
 def interval(errors: Sequence[float], test_images: int) -> tuple[float, float]:
@@ -60,7 +61,7 @@ def interval(errors: Sequence[float], test_images: int) -> tuple[float, float]:
     return max(0.0, mean - half), min(100.0, mean + half)
 
 
-def verdict(paper: float | None, low: float, high: float, runs: Sequence[Supervised]) -> str:
+def verdict(paper: float | None, low: float, high: float, runs: Sequence[Run]) -> str:
     """Verdict on the paper's figure, by the rule in ``INTERVAL_NOTE``.
 
     Args:
@@ -102,19 +103,19 @@ def error_table(study: Study, table: int) -> pd.DataFrame:
     records = []
     for row, committed, own in shown:
         summary, paper = _summary(committed), paper_error(row)
-        runs = [run.run for run in committed]
+        low, high = summary.get("error_ci_low", math.nan), summary.get("error_ci_high", math.nan)
         records.append(
             {
                 "table": table, "dataset": row.data.title, "method": row.method, "variant": row.variant,
                 "paper_error": paper, **summary,
-                "verdict": verdict(paper, summary["error_ci_low"], summary["error_ci_high"], runs),
+                "verdict": verdict(paper, low, high, [run.run for run in committed]),
                 "source": "stand-in" if row.data.is_stand_in else "replicated", "key": row.key,
                 "own_error_mean": _summary(own)["error_mean"], "own_n_seeds": len(own),
             }
         )  # fmt: skip
     of_table = [one for one in study.experiments if any(row.table == table for row in one.rows)]
     for key in dict.fromkeys(key for one in of_table for key in one.quoted):
-        said = reported().loc[(table, key)]
+        said = reported()[table, key]
         records.append(
             {
                 "table": table, "dataset": said["dataset"], "method": said["method"], "variant": said["variant"],
@@ -127,12 +128,8 @@ def error_table(study: Study, table: int) -> pd.DataFrame:
 
 
 def _summary(runs: list[StoredRun]) -> dict[str, Any]:
-    nan = float("nan")
     if not runs:
-        return {
-            "error_mean": nan, "error_ci_low": nan, "error_ci_high": nan, "n_seeds": 0,
-            "val_error_mean": nan, "selected": "{}", "run_ids": "",
-        }  # fmt: skip
+        return {"error_mean": math.nan, "n_seeds": 0, "selected": "{}", "run_ids": ""}
     errors = [run.metrics["test_error"] for run in runs]
     low, high = interval(errors, runs[0].metrics["test_images"])
     return {
@@ -185,7 +182,7 @@ def table_title(study: Study, table: int) -> str:
     return f"Table {table}, {shown_rows(study, table)[0].row.data.title}"
 
 
-def net_title(run: EncoderRun, live_units: int) -> str:
+def net_title(run: Any, live_units: int) -> str:
     """What a reader has to know of a k-sparse autoencoder: k, start, schedule, seed and how many units are in use."""
     net: Any = run.method
     falls = "fixed k" if net.k_start is None else f"k falls from {net.k_start}"
@@ -200,7 +197,8 @@ def epoch_table(study: Study) -> pd.DataFrame:
         encoder = study.find(readout.run.encoder)
         if encoder is None:
             continue
-        net, metrics = readout.run.encoder.method, encoder.metrics
+        net: Any = readout.run.encoder.method
+        metrics = encoder.metrics
         records.append(
             {
                 "k": net.k, "bias_init": net.bias_init, "support": net.support_dtype, "epochs": net.epochs,
@@ -219,10 +217,10 @@ def search_table(study: Study) -> pd.DataFrame:
 
     ``at_edge`` names the settings of a trial than which nothing smaller or nothing larger was tried, all else equal.
     """
-    parts = []
+    parts: list[dict[str, Any]] = []
     for search, stored in study.searches():
         tried = [settings for settings, _ in search.trials]
-        records = [
+        records: list[dict[str, Any]] = [
             {
                 "data": run.run.data.title, "method": search.row.method, "variant": search.row.variant,
                 "trial": json.dumps(settings, sort_keys=True),
@@ -232,8 +230,8 @@ def search_table(study: Study) -> pd.DataFrame:
             for settings, run in zip(tried, stored, strict=True)
             if run is not None
         ]  # fmt: skip
-        parts.append(pd.DataFrame(sorted(records, key=lambda record: record["val_error"])))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+        parts += sorted(records, key=lambda record: record["val_error"])
+    return pd.DataFrame(parts)
 
 
 def _at_edge(settings: dict[str, Any], tried: list[dict[str, Any]]) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from ksae_lib.io import write_text
+from replication.report.blocks import update_blocks
 from replication.report.claims import claims_text
 from replication.report.figures import write_figures
 from replication.report.paired import BEST_K, COMPARISON_NOTE, paired_table
@@ -35,7 +36,7 @@ def report_texts(study: Study) -> dict[Path, str]:
             texts[base.with_suffix(".csv")] = table.to_csv(index=False, lineterminator="\n")
             texts[base.with_suffix(".md")] = title + markdown(table.drop(columns=list(hidden)))
 
-    for number in study.tables_numbers:
+    for number in study.table_numbers:
         table, base = error_table(study, number), study.tables / f"table{number}"
         title = f"{table_title(study, number)}, profile {study.profile}"
         texts[base.with_suffix(".csv")] = table.to_csv(index=False, lineterminator="\n")
@@ -47,14 +48,19 @@ def report_texts(study: Study) -> dict[Path, str]:
     add("error_against_epochs", epoch_table(study), "run_id")
     add("error_against_settings", sweep_table(study), "run_ids")
     add("search", search_table(study), "run_id")
-    if study.tables_numbers:
+    if study.table_numbers:
         texts[study.folder / "claims.json"] = claims_text(study)
     return texts
 
 
 def write_report(study: Study) -> list[Path]:
-    """Write every text of the profile and the figures that need no weights, and return the files."""
+    """Write every text of the profile and the figures that need no weights; of evidence also the documents' blocks.
+
+    Returns:
+        The files written.
+    """
     texts = report_texts(study)
     for path, text in texts.items():
         write_text(path, text)
-    return [*texts, *write_figures(study)]
+    documents = update_blocks(study.evidence_root.parent) if study.updates_evidence else []
+    return [*texts, *write_figures(study), *documents]
