@@ -192,17 +192,23 @@ def _notebook(options: argparse.Namespace) -> None:
 
 
 def _data_verify(options: argparse.Namespace) -> None:
-    from replication.data.mnist import load_mnist
+    from replication.data import DATASETS, data_root
+    from replication.data.base import DataConfig
 
-    load_mnist(options.root and options.root.resolve())
+    DATASETS["mnist"].load(DataConfig(), options.root.resolve() if options.root else data_root())
     print("MNIST: the four official archives and their contents are as published.")
 
 
 def _data_get(options: argparse.Namespace) -> None:
-    from replication.data.norb import get_norb
+    from replication.data import data_root
+    from replication.data.norb import BASES, fetch, take
 
-    folder = get_norb(options.root and options.root.resolve(), options.source, options.base_url)
-    print(f"small NORB is in {folder}.")
+    folder = (options.root.resolve() if options.root else data_root()) / "NORB"
+    if options.source:
+        take(folder, options.source)
+    else:
+        fetch(folder, [*([options.base_url] if options.base_url else []), *BASES])
+    print(f"small NORB is in {os.path.relpath(folder)}.")
 
 
 def _report(options: argparse.Namespace) -> None:

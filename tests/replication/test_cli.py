@@ -88,7 +88,7 @@ def test_several_runs_are_one_batch_and_a_diverged_one_leaves_the_others(
         outcomes = original(methods, *arguments, **how)
         return [DivergenceError("Training diverged: lower the learning rate."), *outcomes[1:]]
 
-    monkeypatch.setattr(method, "fit_many", fit_many)
+    monkeypatch.setattr(method, "fit_many", staticmethod(fit_many))
     assert main(["run", *names, "--profile", "smoke"]) == 1
     assert f"{names[0]}: Training diverged" in capsys.readouterr().err
     assert [study.store.has(study.run(name)) for name in names] == [False, True]
@@ -203,7 +203,7 @@ def test_reproduce_goes_on_after_a_kill_does_nothing_when_done_and_remakes_what_
     for path in (study.figures / "fig1.png", executed, study.tables / "table1.csv", study.folder / "comparison.md"):
         assert path.exists(), output
     assert "Table 1, MNIST, profile smoke" in output
-    assert not [path for path in mine.rglob("*") if path.name.endswith(".tmp") or path.name.startswith(".new-")]
+    assert not list(mine.rglob("*.tmp"))
 
     done = finished(study)
     third = reproduce(mine)
