@@ -22,8 +22,7 @@ _OF_A_RUN = {"config.json", "metrics.json", "history.csv", "weights.safetensors"
 def stale(study: Study) -> list[str]:
     """One sentence for each committed table, document or executed notebook that is out of date, or that nothing writes.
 
-    An executed notebook is due once every run of its experiment is committed. What the reader's own runs wrote is not
-    looked at.
+    An executed notebook is due once every run it shows is committed. What the reader's own runs wrote is not looked at.
     """
     study = Study(study.profile, study.seeds, results=study.evidence_root, evidence=study.evidence_root)
     root = study.evidence_root.parent
@@ -41,7 +40,8 @@ def stale(study: Study) -> list[str]:
     stored = set(study.evidence.names())
     for one in study.experiments:
         executed = study.notebooks / f"{one.executed}.ipynb"
-        due = one.notebook and all(run.run_id in stored for run in one.runs())
+        others = [other for other in study.experiments if one.name in other.shown_in and one.data == other.data]
+        due = one.notebook and all(run.run_id in stored for part in (one, *others) for run in part.runs())
         if (due or executed.exists()) and (reason := _notebook_fault(one, study.profile, executed)):
             found.append(f"{executed.relative_to(root)} {reason}: run 'ksae reproduce --profile {study.profile}'.")
     found += [f"{path.relative_to(root)} is written by nothing: delete it." for path in _orphans(study, set(texts))]

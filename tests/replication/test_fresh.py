@@ -66,6 +66,17 @@ def test_what_nothing_writes_is_named_and_work_in_progress_is_not(study: Study) 
     )
 
 
+def test_a_notebook_is_due_once_every_run_it_shows_is_stored(tmp_path: Path) -> None:
+    study = Study("smoke", results=tmp_path / "results", evidence=tmp_path / "results")
+    *most, last = study.experiment("figure4").runs()
+    for run in most:
+        study.store.save(run, {}, TRIALS)
+    assert not any("04_" in line for line in stale(study))
+    study.store.save(last, {}, TRIALS)
+    (line,) = [line for line in stale(study) if "04_" in line]
+    assert "notebooks/04_activity_histograms.ipynb is missing" in line
+
+
 def test_notebooks_executed_from_another_version_are_stale(study: Study) -> None:
     source = NOTEBOOKS / "01_sparsity_sweep_filters.ipynb"
     notebook = json.loads(source.read_text(encoding="utf-8"))
