@@ -35,13 +35,13 @@ from typing import Any, NamedTuple
 import numba as nb
 import numpy as np
 import torch
+from replication.plan import DataConfig
 from tqdm import tqdm
 
 from ksae_lib.engines.base import Engine
 from ksae_lib.io import write_text
 from ksae_lib.training import TrainConfig, make_engine, new_model
 from replication.execute import load_data
-from replication.plan import DataConfig
 
 WARM_UP_STEPS = 200
 PRODUCT_SIZE = 2048
