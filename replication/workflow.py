@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -69,8 +69,8 @@ class Workflow:
     @classmethod
     def from_environment(cls) -> Workflow:
         """The workflow that ``run_workflow`` asked for; by default profile ``quick``."""
-        request = {"profile": "quick", "seeds": None, "only": "", "force": False, "stale": True, "resume": True}
-        request |= json.loads(os.environ.get(_REQUEST, "{}"))
+        request: dict[str, Any] = {"profile": "quick", "seeds": None, "only": ""}
+        request |= {"force": False, "stale": True, "resume": True} | json.loads(os.environ.get(_REQUEST, "{}"))
         return cls(Study(request.pop("profile"), request.pop("seeds")), **request)
 
     def shown(self, one: Experiment) -> list[str]:
@@ -152,7 +152,8 @@ def run_workflow(
             main(
                 [
                     "--snakefile", str(project_root() / "Snakefile"), "--directory", str(study.folder),
-                    "--cores", str(jobs), "--resources", "gpu=1", "--rerun-incomplete", "--nolock", "--keep-going",
+                    "--cores", str(jobs), "--resources", "gpu=1", "--rerun-incomplete", "--keep-incomplete",
+                    "--nolock", "--keep-going",
                     "--scheduler", "greedy", "--quiet", "rules", "host", "--rerun-triggers", "mtime",
                     *(["--prioritize", f"notebooks/{first}.ipynb"] if first else []), *extra,
                 ]
