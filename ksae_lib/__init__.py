@@ -1,12 +1,13 @@
-"""k-sparse autoencoders (Makhzani & Frey, ICLR 2014), replicated."""
+"""k-sparse autoencoders (Makhzani & Frey, ICLR 2014), as a small library."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ksae_lib.loop import DivergenceError
 from ksae_lib.model import CodeMode, KSparseAutoencoder
 from ksae_lib.selection import supp_k
-from ksae_lib.training import DivergenceError, TrainConfig, train
+from ksae_lib.training import TrainConfig, train
 
 if TYPE_CHECKING:
     from ksae_lib.estimator import KSparseCoder
@@ -15,7 +16,7 @@ __all__ = ["CodeMode", "DivergenceError", "KSparseAutoencoder", "KSparseCoder", 
 
 
 def __getattr__(name: str) -> Any:
-    # scikit-learn takes a third of the start-up time, and no run of the plan needs the estimator.
+    # scikit-learn takes a third of the start-up time, and training alone does not need the estimator.
     if name == "KSparseCoder":
         from ksae_lib.estimator import KSparseCoder
 

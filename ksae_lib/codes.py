@@ -1,4 +1,4 @@
-"""Codes of many examples on a processor, selected by the kernels of the cpu engine (section 2.2).
+"""The way from examples to codes (section 2.2), on a processor and selected by the kernels of the cpu engine.
 
 Threads are Python's, as many as torch uses, each in kernels of its own: unlike training, coding waits for no other
 thread and works in forked processes.
@@ -6,6 +6,7 @@ thread and works in forked processes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -17,36 +18,62 @@ from torch import Tensor
 
 from ksae_lib.engines import kernels
 from ksae_lib.engines.cpu import SparseInputs, mostly_zero
-from ksae_lib.model import KSparseAutoencoder
-from ksae_lib.selection import check_k
+from ksae_lib.model import CodeMode, KSparseAutoencoder
+from ksae_lib.selection import K_LARGEST, check_k
 
 # Measured at MNIST's sizes: for fewer examples, transposing the dictionary costs more than leaving out zeros saves.
 _SPARSE_FROM = 50
+_BLOCK = 1_000
 
 
 @torch.no_grad()
-def encode(model: KSparseAutoencoder, x: np.ndarray, k: int) -> sparse.csr_array:
-    """The k largest pre-activations of each example, as ``KSparseAutoencoder.code`` computes them but for rounding.
-
-    Where most inputs are zero the product leaves them out and sums in another order: of pre-activations that tie but
-    for rounding, another may be kept.
+def codes(
+    model: KSparseAutoencoder,
+    x: np.ndarray,
+    mode: CodeMode | str = CodeMode.ALPHA_K,
+    alphas: Sequence[float] = (1.0,),
+    *,
+    exact: bool = True,
+) -> tuple[sparse.csr_array | np.ndarray, ...]:
+    """Codes of examples for each α, of one product with the dictionary; block by block.
 
     Args:
         model: encoder, on the processor.
-        x: examples (shape: [examples, inputs]), finite, of the model's dtype; their pre-activations must fit in memory.
-        k: units kept.
+        x: examples (shape: [examples, inputs]), finite, of the model's dtype.
+        mode: which pre-activations are kept, see ``CodeMode``.
+        alphas: the paper's α, used by ``alpha_k`` only.
+        exact: codes are those of ``KSparseAutoencoder.encode`` to the bit. If not, the product leaves out inputs that
+            are zero where most are, a third of the time at MNIST's sizes, and sums in another order: of pre-activations
+            that tie but for rounding, another may be kept.
 
     Returns:
-        Codes (shape: [examples, units]).
+        For each α codes (shape: [examples, units]): CSR in the modes ``k`` and ``alpha_k``, else arrays.
 
     Raises:
-        ValueError: wrong shape, non-finite values, or k out of range.
+        ValueError: wrong shape, non-finite values, αk > units, unknown mode, or ``threshold`` before
+            ``calibrate_threshold``.
         TypeError: wrong dtype.
     """
-    if len(x) < _SPARSE_FROM or not mostly_zero(x):
-        return exact_codes(model, x, (k,))[0]
-    _check(model, x)
-    inputs, weight, bias = SparseInputs(x), model.weight.detach().numpy(), model.bias.detach().numpy()
+    mode = CodeMode(mode)
+    # Of nearly equal size, since a product of a few rows can sum in another order than one of many.
+    edges = np.linspace(0, len(x), max(1, math.ceil(len(x) / _BLOCK)) + 1).astype(int)
+    blocks = [x[first:last] for first, last in pairwise(edges)]
+    if mode not in (CodeMode.K, CodeMode.ALPHA_K):
+        return (np.concatenate([model.encode(_examples(block), mode).numpy() for block in blocks]),) * len(alphas)
+    ks = [model.k if mode is CodeMode.K else model.alpha_k(alpha) for alpha in alphas]
+    made = []
+    for block in blocks:
+        examples = _examples(block)
+        model.check_input(examples)
+        dense = exact or len(block) < _SPARSE_FROM or not mostly_zero(block)
+        z = model.pre_activation(examples) if dense else _sum_without_zeros(model, examples)
+        made.append([keep_largest(model, z, k) for k in ks])
+    return tuple(sparse.csr_array(sparse.vstack(of_alpha)) for of_alpha in zip(*made, strict=True))
+
+
+def _sum_without_zeros(model: KSparseAutoencoder, x: Tensor) -> Tensor:
+    """The model's pre-activations by a product that leaves zero inputs out, a part of the examples in each thread."""
+    inputs, weight, bias = SparseInputs(x.numpy()), model.weight.detach().numpy(), model.bias.detach().numpy()
     z = torch.empty(len(x), model.units, dtype=model.weight.dtype)
 
     def product(rows: slice) -> None:
@@ -56,14 +83,7 @@ def encode(model: KSparseAutoencoder, x: np.ndarray, k: int) -> sparse.csr_array
         )  # fmt: skip
 
     _in_threads(product, len(x))
-    return keep_largest(model, z, k)
-
-
-@torch.no_grad()
-def exact_codes(model: KSparseAutoencoder, x: np.ndarray, ks: Sequence[int]) -> tuple[sparse.csr_array, ...]:
-    """What ``KSparseAutoencoder.code`` gives for each k, to the bit, of one product; arguments as in ``encode``."""
-    z = model.pre_activation(_check(model, x))
-    return tuple(keep_largest(model, z, k) for k in ks)
+    return z
 
 
 def keep_largest(model: KSparseAutoencoder, z: Tensor, k: int) -> sparse.csr_array:
@@ -71,13 +91,16 @@ def keep_largest(model: KSparseAutoencoder, z: Tensor, k: int) -> sparse.csr_arr
 
     Args:
         model: its number of units and activation are used.
-        z: pre-activations (shape: [examples, units]), on the processor and without gradient.
+        z: pre-activations (shape: [examples, units]), on the processor and without gradient. A selection rule that
+            looks at a batch takes them for one.
         k: units kept.
 
     Raises:
         ValueError: k out of range.
     """
     k = check_k(k, model.units)
+    if model.selection not in K_LARGEST:
+        return sparse.csr_array(model.keep(z, k).numpy())
     support = np.empty((len(z), k), np.int32)
     code = np.empty((len(z), k), z.numpy().dtype)
 
@@ -91,11 +114,9 @@ def keep_largest(model: KSparseAutoencoder, z: Tensor, k: int) -> sparse.csr_arr
     return codes
 
 
-def _check(model: KSparseAutoencoder, x: np.ndarray) -> Tensor:
+def _examples(x: np.ndarray) -> Tensor:
     # Torch warns of arrays that cannot be written to.
-    examples = torch.from_numpy(np.require(x, requirements="W"))
-    model.check_input(examples)
-    return examples
+    return torch.from_numpy(np.require(x, requirements="W"))
 
 
 def _in_threads(work: Callable[[slice], None], examples: int) -> None:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from copy import deepcopy
-from numbers import Integral, Real
-from typing import Any, ClassVar, Self, get_args
+from dataclasses import replace
+from numbers import Real
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
-import pandas as pd
 import torch
 from scipy import sparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from ksae_lib import schedule
-from ksae_lib.codes import encode
+from ksae_lib.codes import codes
+from ksae_lib.io import read_model, save_model
+from ksae_lib.loop import columns
 from ksae_lib.metrics import reconstruction_report
 from ksae_lib.model import Activation, BiasInit, CodeMode, KSparseAutoencoder
-from ksae_lib.training import DivergenceError, EngineName, Settings, TrainConfig, make_engine, new_model, train
+from ksae_lib.training import EngineName, TrainConfig, new_model, train, train_epoch
 
 _CHUNK = 1_000
 # What MNIST's training images have, for which the paper's learning rate is stable. Either alone is not enough: the
@@ -56,7 +56,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             paper's learning rate is made for MNIST; ``auto`` brings the data to where neither their mean ‖x‖² nor their
             second moment in any direction exceeds MNIST's. 1.0 takes the data as they are, and trains on a float32
             memory-mapped array without loading it.
-        engine: see ``TrainConfig``.
+        engine: ``auto``: a GPU where there is one, else the processor; see ``training.choose_engine``.
         sparse_output: ``transform`` returns CSR instead of a dense array.
         verbose: show a progress bar in ``fit``.
         random_state: seed of weights and order.
@@ -65,30 +65,11 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         model_: the trained ``KSparseAutoencoder``, on scaled examples.
         components_: the atoms (shape: [units, features]).
         scale_: the number used.
-        history_: one row an epoch: loss (E on scaled examples), k, live units, seconds.
+        history_: an array for each of epoch, k, loss (E on scaled examples), live_units, seconds and the rates, with an
+            entry for each epoch.
         n_iter_: epochs trained.
         n_features_in_: features seen in fit.
     """
-
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "units": [Interval(Integral, 1, None, closed="left")],
-        "k": [Interval(Integral, 1, None, closed="left")],
-        "alpha": [Interval(Real, 1, None, closed="left")],
-        "code_mode": [StrOptions({mode.value for mode in CodeMode})],
-        "k_start": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left"), None],
-        "epochs": [Interval(Integral, 1, None, closed="left")],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "momentum": [Interval(Real, 0, 1, closed="left")],
-        "weight_std": [Interval(Real, 0, None, closed="neither")],
-        "bias_init": [StrOptions(set(get_args(BiasInit)))],
-        "activation": [StrOptions(set(get_args(Activation)))],
-        "scale": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
-        "engine": [StrOptions(set(get_args(EngineName)))],
-        "sparse_output": ["boolean"],
-        "verbose": ["boolean"],
-        "random_state": ["random_state"],
-    }
 
     def __init__(
         self,
@@ -106,7 +87,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         bias_init: BiasInit = "centered",
         activation: Activation = "linear",
         scale: float | str = "auto",
-        engine: EngineName = "cpu",
+        engine: EngineName = "auto",
         sparse_output: bool = False,
         verbose: bool = False,
         random_state: int | np.random.RandomState | None = None,
@@ -141,8 +122,8 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             DivergenceError: the loss stopped being finite; an earlier fit, if any, is kept.
         """
         x, scale, config, model = self._start(X)
-        model, history = train(x, config, progress=self.verbose, model=model)
-        self._finish(x, model, history, scale, config.seed, {})
+        model, history = train(x, config, engine=self.engine, progress=self.verbose, model=model)
+        self._finish(x, model, columns(history), scale, config.seed, {})
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:  # noqa: N803
@@ -156,29 +137,18 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             ValueError: as ``fit``, or another number of features than before.
             DivergenceError: the loss stopped being finite; the state before the call is kept.
         """
-        started = time.perf_counter()
-        first = not hasattr(self, "model_")
-        if first:
+        if not hasattr(self, "model_"):
             x, scale, config, model = self._start(X)
-            epoch, velocity, history = 0, {}, []
+            epoch, velocity, before = 0, {}, {}
         else:
-            self._validate_params()
-            x, scale, config = self._validated(X, reset=False), self.scale_, self._config(self._seed)
-            x, model = _multiplied(x, scale), deepcopy(self.model_)
-            epoch, velocity, history = self.n_iter_, self._velocity, [self.history_]
-        engine = make_engine(model, x, config)
-        for name, value in velocity.items():
-            engine.velocity[name].copy_(value)
-        now = Settings(model.k, config.learning_rate, config.momentum)
-        result = engine.run_epoch(schedule.order_of(config.seed, epoch, len(x)), *now)
-        if not math.isfinite(result.loss):
-            raise DivergenceError(
-                f"Training diverged: the loss became {result.loss} in call {epoch + 1} of partial_fit. Lower the "
-                f"learning rate, {config.learning_rate:g}, or the scale, {scale:g}."
-            )
-        row = now.row(epoch, result, time.perf_counter() - started)
-        rows = pd.concat([*history, pd.DataFrame([row])], ignore_index=True)
-        self._finish(x, model, rows, scale, config.seed, engine.velocity)
+            config, scale = self._config(self._seed), self.scale_
+            x, model = _multiplied(self._validated(X, reset=False), scale), deepcopy(self.model_)
+            epoch, velocity, before = self.n_iter_, self._velocity, self.history_
+        row, velocity = train_epoch(x, config, epoch, model, velocity, engine=self.engine)
+        history = columns([row])
+        if before:
+            history = {name: np.concatenate([before[name], value]) for name, value in history.items()}
+        self._finish(x, model, history, scale, config.seed, velocity)
         return self
 
     def transform(self, X: Any) -> np.ndarray | sparse.csr_array:  # noqa: N803
@@ -195,21 +165,16 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         """
         check_is_fitted(self, "model_")
         x = self._validated(X, reset=False)
-        blocks = (self._coded(block) for block in _blocks(x, self.scale_))
+        blocks = (
+            codes(self.model_, block, self.code_mode, (self.alpha,), exact=False)[0]
+            for block in _blocks(x, self.scale_)
+        )
         if self.sparse_output:
             return sparse.csr_array(sparse.vstack([sparse.csr_array(block) for block in blocks]))
-        codes = np.empty((len(x), self.model_.units), np.float32)
+        dense = np.empty((len(x), self.model_.units), np.float32)
         for start, block in zip(range(0, len(x), _CHUNK), blocks, strict=True):
-            codes[start : start + _CHUNK] = block if isinstance(block, np.ndarray) else block.toarray()
-        return codes
-
-    def _coded(self, x: torch.Tensor) -> np.ndarray | sparse.csr_array:
-        model, mode = self.model_, CodeMode(self.code_mode)
-        if mode is CodeMode.K:
-            return encode(model, x.numpy(), model.k)
-        if mode is CodeMode.ALPHA_K:
-            return encode(model, x.numpy(), model.alpha_k(self.alpha))
-        return model.encode(x, mode).numpy()
+            dense[start : start + _CHUNK] = block if isinstance(block, np.ndarray) else block.toarray()
+        return dense
 
     def inverse_transform(self, X: Any) -> np.ndarray:  # noqa: N803
         """Reconstructions x̂ of codes, dense or CSR, in the units of the examples (shape: [examples, features]).
@@ -218,10 +183,10 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             ValueError: the codes have not one column a unit, or hold NaN.
         """
         check_is_fitted(self, "model_")
-        codes = check_array(_as_numpy(X), accept_sparse="csr", dtype=np.float32)
-        if codes.shape[1] != self.model_.units:
-            raise ValueError(f"Codes have {codes.shape[1]} columns, but there are {self.model_.units} units.")
-        reconstruction = codes @ self.components_
+        kept = check_array(_as_numpy(X), accept_sparse="csr", dtype=np.float32)
+        if kept.shape[1] != self.model_.units:
+            raise ValueError(f"Codes have {kept.shape[1]} columns, but there are {self.model_.units} units.")
+        reconstruction = kept @ self.components_
         reconstruction += self.model_.visible_bias.detach().numpy()
         reconstruction /= np.float32(self.scale_)
         return reconstruction
@@ -238,6 +203,46 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         x = _multiplied(self._validated(X, reset=False), self.scale_)
         return 1 - reconstruction_report(self.model_, x)["fvu"]
 
+    def save(self, path: Path | str) -> None:
+        """Write the fitted estimator: parameters, model, scale, seed and history, as safetensors without pickle.
+
+        The velocity stays behind: ``partial_fit`` after ``load`` starts from rest. So does a ``random_state`` that is
+        a generator.
+
+        Raises:
+            OSError: the file could not be written; the old one, if any, is as it was.
+        """
+        check_is_fitted(self, "model_")
+        parameters = {
+            name: value.item() if isinstance(value, np.generic) else value for name, value in self.get_params().items()
+        }
+        if not isinstance(parameters["random_state"], int):
+            parameters["random_state"] = None
+        fitted = {
+            "scale_": self.scale_, "_seed": self._seed, "n_iter_": self.n_iter_, "n_features_in_": self.n_features_in_,
+            "feature_names_in_": list(getattr(self, "feature_names_in_", [])),
+            "history_": {name: column.tolist() for name, column in self.history_.items()},
+        }  # fmt: skip
+        save_model(self.model_, Path(path), parameters=parameters, fitted=fitted)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read an estimator that ``save`` wrote.
+
+        Raises:
+            OSError: the file cannot be opened.
+            ValueError: it is damaged, or holds no estimator.
+        """
+        model, metadata = read_model(Path(path))
+        if "fitted" not in metadata:
+            raise ValueError(f"{path} holds a model without its estimator: read it with ksae_lib.io.load_model.")
+        made, fitted = cls(**metadata["parameters"]), metadata["fitted"]
+        if names := fitted.pop("feature_names_in_"):
+            made.feature_names_in_ = np.array(names, dtype=object)
+        fitted["history_"] = {name: np.array(column) for name, column in fitted["history_"].items()}
+        made.__dict__.update(fitted, model_=model, _velocity={})
+        return made
+
     @property
     def components_(self) -> np.ndarray:
         """The atoms, one a row (shape: [units, features])."""
@@ -253,7 +258,6 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         return tags
 
     def _start(self, X: Any) -> tuple[np.ndarray, float, TrainConfig, KSparseAutoencoder]:  # noqa: N803
-        self._validate_params()
         config = self._config(int(check_random_state(self.random_state).randint(2**31)))
         x = self._validated(X, reset=True)
         scale = _stable_scale(x) if isinstance(self.scale, str) else float(self.scale)
@@ -264,26 +268,41 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         return x, scale, config, model
 
     def _config(self, seed: int) -> TrainConfig:
-        return TrainConfig(
-            units=self.units, k=self.k, k_start=min(100, self.units) if isinstance(self.k_start, str) else self.k_start,
-            epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate, momentum=self.momentum,
-            weight_std=self.weight_std, bias_init=self.bias_init, activation=self.activation, engine=self.engine,
-            seed=seed,
+        """The parameters as a training run; those that it has not are checked here.
+
+        Raises:
+            ValueError: an impossible parameter.
+        """
+        if self.code_mode not in list(CodeMode):
+            raise ValueError(f"code_mode = {self.code_mode!r} is unknown: choose one of {', '.join(CodeMode)}.")
+        if not isinstance(self.alpha, Real):
+            raise ValueError(f"alpha = {self.alpha!r} is not possible: the paper's α is a number, at least 1.")
+        if self.scale != "auto" and not (isinstance(self.scale, Real) and 0 < self.scale < math.inf):
+            raise ValueError(f"scale = {self.scale!r} is not possible: choose 'auto' or a positive number.")
+        for name in ("sparse_output", "verbose"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise ValueError(f"{name} = {getattr(self, name)!r} is not possible: choose True or False.")
+        config = TrainConfig(
+            units=self.units, k=self.k, k_start=None, epochs=self.epochs, batch_size=self.batch_size,
+            learning_rate=self.learning_rate, momentum=self.momentum, weight_std=self.weight_std,
+            bias_init=self.bias_init, activation=self.activation, seed=seed,
         )  # fmt: skip
+        return replace(config, k_start=min(100, self.units) if self.k_start == "auto" else self.k_start)
 
     def _finish(
         self,
         x: np.ndarray,
         model: KSparseAutoencoder,
-        history: pd.DataFrame,
+        history: dict[str, np.ndarray],
         scale: float,
         seed: int,
         velocity: dict[str, torch.Tensor],
     ) -> None:
         if self.code_mode == CodeMode.THRESHOLD:
-            total = sum(len(block) * model.calibrate_threshold(block, self.alpha) for block in _blocks(x, 1.0))
+            blocks = (torch.from_numpy(block) for block in _blocks(x, 1.0))
+            total = sum(len(block) * model.calibrate_threshold(block, self.alpha) for block in blocks)
             model.threshold.fill_(total / len(x))
-        self.model_, self.history_, self.n_iter_ = model, history, len(history)
+        self.model_, self.history_, self.n_iter_ = model, history, len(history["epoch"])
         self.scale_, self._seed, self._velocity = scale, seed, velocity
 
     def _validated(self, X: Any, reset: bool) -> np.ndarray:  # noqa: N803
@@ -303,9 +322,9 @@ def _multiplied(x: np.ndarray, scale: float) -> np.ndarray:
     return x if scale == 1 else x * np.float32(scale)
 
 
-def _blocks(x: np.ndarray, scale: float) -> Iterator[torch.Tensor]:
+def _blocks(x: np.ndarray, scale: float) -> Iterator[np.ndarray]:
     for start in range(0, len(x), _CHUNK):
-        yield torch.from_numpy(np.multiply(x[start : start + _CHUNK], np.float32(scale)))
+        yield np.multiply(x[start : start + _CHUNK], np.float32(scale))
 
 
 def _stable_scale(x: np.ndarray) -> float:

@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ksae_lib.io import atomic_path
+from ksae_lib.io import KsaeError, load_tensors, save_tensors
 
 CHECKPOINT_SECONDS = 30.0
+_SHOWN = {"k": "k", "live": "live_units"}
 Row = dict[str, Any]
+"""What one epoch of one run reports."""
+History = list[Row]
+"""The epochs of one run, first to last."""
 
 
-class DivergenceError(RuntimeError):
+class DivergenceError(KsaeError):
     """The loss or a parameter stopped being finite."""
 
 
@@ -46,30 +47,33 @@ class Checkpoint:
         self.state = state
         self.run = json.dumps(run, sort_keys=True)
 
-    def save(self, history: list[list[Row]]) -> None:
-        """Save the state with the history so far."""
-        with atomic_path(self.path) as temporary:
-            save_file(dict(self.state), temporary, metadata={"run": self.run, "history": json.dumps(history)})
+    def save(self, epochs: list[list[Row]], diverged: Mapping[int, str]) -> None:
+        """Save the state after these epochs, of which each has a row for each run, and which runs diverged."""
+        metadata = {"run": self.run, "history": epochs, "diverged": {str(run): why for run, why in diverged.items()}}
+        save_tensors(self.state, self.path, metadata)
 
-    def load(self) -> list[list[Row]]:
-        """Restore the state; the history so far, empty where there is no checkpoint.
+    def load(self) -> tuple[list[list[Row]], dict[int, str]]:
+        """Restore the state; the epochs so far and which runs diverged, empty where there is no checkpoint.
 
         Raises:
             ValueError: the file is of another training or cannot be read.
         """
         if not self.path.exists():
-            return []
+            return [], {}
         try:
-            with safe_open(self.path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("run") != self.run:
-                    raise ValueError(f"{self.path} is not a checkpoint of this run: name another file or delete it.")
-                for name, tensor in self.state.items():
-                    tensor.copy_(file.get_tensor(name))
-        except SafetensorError as error:
-            raise ValueError(f"{self.path} cannot be read ({error}): delete it to start the run again.") from error
-        history: list[list[Row]] = json.loads(metadata["history"])
-        return history
+            tensors, metadata = load_tensors(self.path)
+        except ValueError as error:
+            raise ValueError(f"{error} Delete it, or name another file, to start the run again.") from error
+        if metadata.get("run") != self.run:
+            raise ValueError(f"{self.path} is not a checkpoint of this run: name another file or delete it.")
+        for name, tensor in self.state.items():
+            tensor.copy_(tensors[name])
+        return metadata["history"], {int(run): why for run, why in metadata["diverged"].items()}
+
+
+def columns(history: History) -> dict[str, np.ndarray]:
+    """A history as one array a column, as ``pandas.DataFrame(history)`` would show it."""
+    return {name: np.array([row[name] for row in history]) for name in history[0]} if history else {}
 
 
 def run_epochs(
@@ -80,7 +84,7 @@ def run_epochs(
     is_finite: Callable[[int], bool] = lambda run: True,
     checkpoint: Checkpoint | None = None,
     progress: bool | None = None,
-) -> list[pd.DataFrame | DivergenceError]:
+) -> list[History | DivergenceError]:
     """Carry out the epochs of one run, or of several that are trained at once.
 
     Args:
@@ -99,35 +103,37 @@ def run_epochs(
     Raises:
         ValueError: the checkpoint is of another training or cannot be read.
     """
-    history = checkpoint.load() if checkpoint is not None else []
-    saved, last_saved = len(history), time.monotonic()
-    errors: dict[int, DivergenceError] = {}
+    done, diverged = checkpoint.load() if checkpoint is not None else ([], {})
+    saved, last_saved = len(done), time.monotonic()
     with tqdm(total=epochs, initial=saved, unit="epoch", disable=None if progress is None else not progress) as bar:
         for number in range(saved, epochs):
             started = time.perf_counter()
             rows = epoch(number)
             seconds = (time.perf_counter() - started) / len(rows)
-            history.append([{**row, "seconds": row.get("seconds", seconds)} for row in rows])
+            done.append([{**row, "seconds": row.get("seconds", seconds)} for row in rows])
             for run, row in enumerate(rows):
-                if run not in errors and not (math.isfinite(row["loss"]) and is_finite(run)):
+                if run not in diverged and not (math.isfinite(row["loss"]) and is_finite(run)):
                     kept = checkpoint.path if checkpoint is not None and saved else None
-                    errors[run] = _divergence(what, number, row, kept, saved)
-            if len(errors) == len(rows):
+                    diverged[run] = _advice(what, number, row, kept, saved)
+            if len(diverged) == len(rows):
                 break
-            bar.set_postfix(loss=f"{rows[0]['loss']:.4g}", refresh=False)
+            first = next(row for run, row in enumerate(rows) if run not in diverged)
+            shown = {name: first[key] for name, key in _SHOWN.items() if key in first}
+            bar.set_postfix(loss=f"{first['loss']:.4g}", **shown, refresh=False)
             bar.update()
             due = number + 1 == epochs or time.monotonic() - last_saved > CHECKPOINT_SECONDS
             if checkpoint is not None and due:
-                checkpoint.save(history)
-                saved, last_saved = len(history), time.monotonic()
-    runs = len(history[0]) if history else 0
-    return [errors.get(run) or pd.DataFrame([rows[run] for rows in history]) for run in range(runs)]
+                checkpoint.save(done, diverged)
+                saved, last_saved = len(done), time.monotonic()
+    runs = range(len(done[0]) if done else 0)
+    return [DivergenceError(diverged[run]) if run in diverged else [rows[run] for rows in done] for run in runs]
 
 
-def _divergence(what: str, epoch: int, row: Row, checkpoint: Path | None, saved: int) -> DivergenceError:
+def _advice(what: str, epoch: int, row: Row, checkpoint: Path | None, saved: int) -> str:
     kept = f" The checkpoint after {saved} epochs is kept: {checkpoint}." if checkpoint is not None else ""
-    k = f" with k = {row['k']}" if "k" in row else ""
-    return DivergenceError(
-        f"{what} diverged: the loss or a weight stopped being finite (loss {row['loss']:.3g}) in epoch {epoch} "
-        f"(counted from 0) at learning rate {row['learning_rate']:g}{k}. Lower the learning rate.{kept}"
+    k, smaller = (f" with k = {row['k']}", " or start the schedule from a smaller k") if "k" in row else ("", "")
+    return (
+        f"{what} diverged: the loss or a weight stopped being finite (loss {row['loss']:.3g}) in epoch "
+        f"{row.get('epoch', epoch)} (counted from 0) at learning rate {row['learning_rate']:g}{k}. Lower the learning "
+        f"rate{smaller}.{kept}"
     )

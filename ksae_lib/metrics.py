@@ -9,8 +9,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from ksae_lib.codes import exact_codes
-from ksae_lib.model import KSparseAutoencoder
+from ksae_lib.codes import codes
+from ksae_lib.model import CodeMode, KSparseAutoencoder
 
 _CHUNK = 5_000
 
@@ -55,7 +55,7 @@ def live_units(model: KSparseAutoencoder, x: np.ndarray) -> np.ndarray:
 
 def _codes(model: KSparseAutoencoder, x: np.ndarray) -> Iterator[sparse.csr_array]:
     for start in range(0, len(x), _CHUNK):
-        yield from exact_codes(model, x[start : start + _CHUNK], (model.k,))
+        yield sparse.csr_array(codes(model, x[start : start + _CHUNK], CodeMode.K)[0])
 
 
 def _uses(code: sparse.csr_array) -> np.ndarray:

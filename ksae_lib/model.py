@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ksae_lib.selection import SelectionMethod, check_k, supp_k
+from ksae_lib.selection import check_k, rule_of, supp_k
 
 Activation = Literal["linear", "relu"]
 BiasInit = Literal["zeros", "centered"]
@@ -21,12 +21,14 @@ class CodeMode(StrEnum):
     """Which pre-activations ``encode`` keeps; recorded in every result that used them.
 
     ``k``: the k largest. ``alpha_k``: the αk largest, as the paper encodes for a later task (section
-    2.2). ``dense``: all. ``threshold``: those above the fixed threshold ``calibrate_threshold`` found.
+    2.2). ``dense``: all. ``dense_relu``: the positive ones. ``threshold``: those above the fixed threshold
+    ``calibrate_threshold`` found.
     """
 
     K = "k"
     ALPHA_K = "alpha_k"
     DENSE = "dense"
+    DENSE_RELU = "dense_relu"
     THRESHOLD = "threshold"
 
 
@@ -41,10 +43,10 @@ class KSparseAutoencoder(nn.Module):
         units: number of hidden units.
         k: units kept per example.
         activation: ``linear`` as in the paper, or ``relu`` applied to the kept values.
-        selection: how supp_k is found; the result is the same.
+        selection: the rule that decides what is kept, a key of ``selection.RULES``.
 
     Raises:
-        ValueError: a size below 1, k > units, or an unknown activation.
+        ValueError: a size below 1, k > units, or an unknown activation or selection.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class KSparseAutoencoder(nn.Module):
         units: int,
         k: int,
         activation: Activation = "linear",
-        selection: SelectionMethod = "sort",
+        selection: str = "sort",
     ) -> None:
         super().__init__()
         if inputs < 1 or units < 1:
@@ -62,7 +64,8 @@ class KSparseAutoencoder(nn.Module):
             raise ValueError(f"activation = {activation!r} is unknown: choose 'linear' or 'relu'.")
         self.k = check_k(k, units)
         self.activation = activation
-        self.selection: SelectionMethod = selection
+        rule_of(selection)
+        self.selection = selection
         self.weight = nn.Parameter(torch.empty(units, inputs))
         self.bias = nn.Parameter(torch.zeros(units))
         self.visible_bias = nn.Parameter(torch.zeros(inputs))
@@ -121,7 +124,7 @@ class KSparseAutoencoder(nn.Module):
         return x @ self.W + self.bias
 
     def keep(self, z: Tensor, k: int | None = None) -> Tensor:
-        """The k largest entries of each row of z, all others zero (shape: [batch, units])."""
+        """The entries of z that the selection rule keeps, all others zero (shape: [batch, units])."""
         support = supp_k(z.detach(), self.k if k is None else k, self.selection)
         return self._activate(z * support)
 
@@ -177,6 +180,8 @@ class KSparseAutoencoder(nn.Module):
         z = self.pre_activation(x)
         if mode is CodeMode.DENSE:
             return self._activate(z)
+        if mode is CodeMode.DENSE_RELU:
+            return torch.relu(z)
         if bool(torch.isnan(self.threshold)):
             raise ValueError("The threshold is not set: call calibrate_threshold with training examples first.")
         return self._activate(z * (z > self.threshold))

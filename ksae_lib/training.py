@@ -1,28 +1,33 @@
-"""The training loop every engine shares: schedules, history, checkpoints, divergence (section 4.2)."""
+"""Training of one or many k-sparse autoencoders: schedules, engines, checkpoints, divergence (section 4.2)."""
 
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-import pandas as pd
 import torch
-from tqdm import tqdm
+from torch import Tensor
 
 from ksae_lib import schedule
-from ksae_lib.checkpoint import CHECKPOINT_SECONDS, Checkpoint, data_digest
-from ksae_lib.engines.base import Engine, EpochResult
+from ksae_lib.engines.base import Engine
 from ksae_lib.engines.cpu import CpuEngine, SupportDtype
+from ksae_lib.engines.gpu import GpuEngine
 from ksae_lib.engines.reference import ReferenceEngine
+from ksae_lib.loop import Checkpoint, DivergenceError, History, Row, data_digest, run_epochs
 from ksae_lib.model import Activation, BiasInit, KSparseAutoencoder
-from ksae_lib.selection import check_k
+from ksae_lib.selection import check_k, rule_of
 
 EngineName = Literal["auto", "gpu", "cpu", "reference"]
+Trained = tuple[KSparseAutoencoder, History]
+ENGINES: dict[str, type[Engine]] = {"gpu": GpuEngine, "cpu": CpuEngine, "reference": ReferenceEngine}
+_ALIKE = ("units", "epochs", "batch_size", "activation", "momentum", "momentum_end", "selection", "support_dtype")
 # Measured on MNIST with 1000 units: from this share of kept units the reference engine is as fast as the cpu engine.
 _DENSE_FROM = 0.5
 
@@ -56,69 +61,79 @@ class TrainConfig:
     bias_init: BiasInit = "zeros"
     """``zeros`` as printed, or ``centered``: start from centred data."""
     activation: Activation = "linear"
-    engine: EngineName = "cpu"
-    """``auto``: see ``choose_engine``."""
     support_dtype: SupportDtype = "float32"
     """cpu engine only: ``bfloat16`` finds the support from a bfloat16 product."""
     seed: int = 0
+    selection: str = "sort"
+    """Rule that decides which units are kept, a key of ``selection.RULES``."""
 
     def __post_init__(self) -> None:
         for name in ("units", "epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} is not possible: it must be at least 1.")
+            self._check(name, 1, math.inf, "it must be at least 1 and a whole number", whole=True)
         check_k(self.k, self.units)
         if self.k_start is not None:
             check_k(self.k_start, self.units, "k_start")
         for name in ("learning_rate", "learning_rate_end", "weight_std"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} = {value} is not possible: it must be a positive number.")
+            self._check(name, math.ulp(0), math.inf, "it must be a positive number")
         for name in ("momentum", "momentum_end"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
-                raise ValueError(f"{name} = {value} is not possible: choose a number from 0 to below 1.")
-        if not 0 <= self.k_ramp <= 1:
-            raise ValueError(f"k_ramp = {self.k_ramp} is not a part of the run: choose a number from 0 to 1.")
-        if self.seed < 0:
-            raise ValueError(f"seed = {self.seed} is not possible: choose a whole number from 0.")
+            self._check(name, 0, 1, "choose a number from 0 to below 1")
+        self._check("k_ramp", 0, math.nextafter(1, 2), "choose a part of the run, from 0 to 1")
+        self._check("seed", 0, math.inf, "choose a whole number from 0", whole=True)
+        rule_of(self.selection)
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} = {getattr(self, name)!r} is unknown: choose one of {', '.join(choices)}.")
+
+    def _check(self, name: str, low: float, below: float, advice: str, *, whole: bool = False) -> None:
+        value: Any = getattr(self, name)
+        if value is None and name.endswith("_end"):
+            return
+        possible = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+        if not (possible and low <= float(value) < below):
+            raise ValueError(f"{name} = {value} is not possible: {advice}.")
 
 
 _CHOICES = {
     "bias_init": get_args(BiasInit),
     "activation": get_args(Activation),
-    "engine": get_args(EngineName),
     "support_dtype": get_args(SupportDtype),
 }
 
 
-class DivergenceError(RuntimeError):
-    """The loss stopped being finite."""
-
-
 def new_model(config: TrainConfig, x: np.ndarray) -> KSparseAutoencoder:
     """Untrained model for examples ``x`` (shape: [examples, inputs]), initialized from the config's seed."""
-    model = KSparseAutoencoder(x.shape[1], config.units, config.k, config.activation)
+    model = KSparseAutoencoder(x.shape[1], config.units, config.k, config.activation, config.selection)
     rng = torch.Generator().manual_seed(config.seed)
     mean = torch.from_numpy(x.mean(axis=0, dtype=np.float64)).float() if config.bias_init == "centered" else None
     model.initialize(config.weight_std, rng, config.bias_init, mean)
     return model
 
 
-def choose_engine(config: TrainConfig) -> tuple[EngineName, str]:
-    """The engine for a run, and why: the config's, or for ``auto`` the fastest this machine has.
+def choose_engine(config: TrainConfig, engine: str = "auto") -> tuple[str, str]:
+    """The engine for a run, and why: the one asked for, or for ``auto`` the fastest that this machine has.
 
     Raises:
-        ValueError: the config asks for a GPU and there is none.
+        ValueError: an unknown engine, a GPU is asked for and there is none, or the engine cannot do what the config
+            wants.
     """
-    missing = gpu_missing()
-    if config.engine == "gpu" and missing is not None:
+    if engine not in get_args(EngineName):
+        raise ValueError(f"engine = {engine!r} is unknown: choose one of {', '.join(get_args(EngineName))}.")
+    name, why = _fastest(config) if engine == "auto" else (engine, "asked for")
+    if name == "gpu" and (missing := gpu_missing()) is not None:
         raise ValueError(f"engine = 'gpu' is not possible: {missing}. Choose auto or cpu.")
-    if config.engine != "auto":
-        return config.engine, "asked for"
-    if missing is None:
+    if config.selection not in ENGINES[name].rules:
+        raise ValueError(f"The {name} engine does not know selection = {config.selection!r}: choose reference.")
+    if config.support_dtype != "float32" and name != "cpu":
+        raise ValueError(f"The {name} engine has no support_dtype = {config.support_dtype!r}: choose cpu.")
+    return name, why
+
+
+def _fastest(config: TrainConfig) -> tuple[str, str]:
+    if config.support_dtype != "float32":
+        return "cpu", f"no other has support_dtype = {config.support_dtype!r}"
+    if config.selection not in GpuEngine.rules:
+        return "reference", f"no other knows selection = {config.selection!r}"
+    if (missing := gpu_missing()) is None:
         return "gpu", f"this machine has a {torch.cuda.get_device_name()}"
     if config.k > _DENSE_FROM * config.units:
         return "reference", f"{missing}, and sparse kernels do not pay with k = {config.k} of {config.units} units"
@@ -132,20 +147,18 @@ def gpu_missing() -> str | None:
     return None if find_spec("triton") else "Triton is not installed"
 
 
-def make_engine(model: KSparseAutoencoder, x: np.ndarray, config: TrainConfig) -> Engine:
-    """The engine the config names, set up for ``model`` and ``x``.
+def make_engine(
+    models: Sequence[KSparseAutoencoder], x: np.ndarray, config: TrainConfig, engine: str = "auto"
+) -> Engine:
+    """The engine that ``choose_engine`` names, set up for the models and ``x``.
 
     Raises:
-        ValueError: the config asks for a GPU and there is none.
+        ValueError: as ``choose_engine``, or the engine trains one model at a time and there are several.
     """
-    name, _ = choose_engine(config)
-    if name == "gpu":
-        from ksae_lib.engines.gpu import GpuEngine
-
-        return GpuEngine(model, x, config.batch_size)
-    if name == "reference":
-        return ReferenceEngine(model, x, config.batch_size)
-    return CpuEngine(model, x, config.batch_size, config.support_dtype)
+    name, _ = choose_engine(config, engine)
+    if name == "cpu":
+        return CpuEngine(models, x, config.batch_size, config.support_dtype)
+    return ENGINES[name](models, x, config.batch_size)
 
 
 class Settings(NamedTuple):
@@ -164,22 +177,16 @@ class Settings(NamedTuple):
             schedule.linear_by_epoch(epoch, config.epochs, config.momentum, config.momentum_end),
         )
 
-    def row(self, epoch: int, result: EpochResult, seconds: float) -> dict[str, Any]:
-        """The epoch's row of the history."""
-        return {
-            "epoch": epoch, "k": self.k, "learning_rate": self.rate, "momentum": self.momentum, "loss": result.loss,
-            "live_units": int(np.count_nonzero(result.uses)), "seconds": seconds,
-        }  # fmt: skip
-
 
 def train(
     x: np.ndarray,
     config: TrainConfig,
     *,
+    engine: str = "auto",
     checkpoint: Path | None = None,
     progress: bool | None = None,
     model: KSparseAutoencoder | None = None,
-) -> tuple[KSparseAutoencoder, pd.DataFrame]:
+) -> Trained:
     """Train a k-sparse autoencoder (sections 2.1 and 4.2).
 
     The order of the examples in an epoch depends on seed and epoch alone, so that a resumed run ends
@@ -188,6 +195,7 @@ def train(
     Args:
         x: examples (shape: [examples, inputs]), float32, finite.
         config: the run.
+        engine: ``auto``, ``gpu``, ``cpu`` or ``reference``; see ``choose_engine``.
         checkpoint: file to resume from if it exists, and to save to every half minute and after the last epoch;
             it stays after success so that the caller can store the result first.
         progress: show a bar; None: only on a terminal.
@@ -199,61 +207,176 @@ def train(
 
     Raises:
         DivergenceError: the loss became NaN or infinite; the last good checkpoint is kept.
-        ValueError: wrong shape, NaN, a checkpoint of another run, or a model that is not the config's.
+        ValueError: wrong shape, NaN, a checkpoint of another run, a model that is not the config's, or an engine that
+            cannot train it.
         TypeError: not float32.
     """
     if x.ndim != 2 or len(x) == 0:
         raise ValueError(f"Examples have shape {x.shape}: there are no examples, or not one row for each.")
     model = new_model(config, x) if model is None else model
     _check_model(model, config)
-    _check_examples(model, x)
-    engine = make_engine(model, x, config)
+    made = _checked_engine([model], x, config, engine)
+    return _of(_epochs(made, x, [config], checkpoint=checkpoint, progress=progress)[0], model)
+
+
+def train_many(
+    x: np.ndarray,
+    configs: Sequence[TrainConfig],
+    *,
+    engine: str = "auto",
+    checkpoint: Sequence[Path] | None = None,
+    progress: bool | None = None,
+) -> list[Trained | DivergenceError]:
+    """Train many runs, each as ``train`` trains it alone: on a GPU as one batched problem, else one after the other.
+
+    Args:
+        x: examples, float32 and finite, the same for all runs (shape: [examples, inputs]) or each its own (shape:
+            [runs, examples, inputs]).
+        configs: the runs, of one ``batch_key``. They may differ in k, its schedule, rate, start and seed.
+        engine: as of ``train``.
+        checkpoint: a file for each run as of ``train``; on a GPU the first serves all.
+        progress: show a bar; None: only on a terminal.
+
+    Returns:
+        For each run its model and history as ``train`` returns them, or the error it diverged with, which leaves the
+        other runs alone. Seconds on a GPU are an epoch's divided by the number of runs.
+
+    Raises:
+        ValueError: runs that differ in more than they may, or as of ``train``.
+        TypeError: not float32.
+    """
+    kinds = {batch_key(config) for config in configs}
+    if len(kinds) != 1:
+        raise ValueError(f"{len(configs)} runs of {len(kinds)} kinds: they must have the same {', '.join(_ALIKE)}.")
+    own = list(x) if x.ndim == 3 else [x] * len(configs)
+    if len(own) != len(configs):
+        raise ValueError(f"There are examples for {len(own)} runs, but {len(configs)} runs.")
+    files = list(checkpoint) if checkpoint is not None else [None] * len(configs)
+    if any(choose_engine(config, engine)[0] != "gpu" for config in configs):
+        return [
+            _alone(of_run, config, engine, file, progress)
+            for of_run, config, file in zip(own, configs, files, strict=True)
+        ]
+    models = [new_model(config, of_run) for config, of_run in zip(configs, own, strict=True)]
+    made = _checked_engine(models, x, configs[0], "gpu")
+    outcomes = _epochs(made, x, configs, checkpoint=files[0], progress=progress)
+    return [
+        outcome if isinstance(outcome, DivergenceError) else (model, outcome)
+        for outcome, model in zip(outcomes, models, strict=True)
+    ]
+
+
+def batch_key(config: TrainConfig) -> tuple[Any, ...]:
+    """What runs must have in common to be trained at once."""
+    return tuple(getattr(config, name) for name in _ALIKE)
+
+
+def train_epoch(
+    x: np.ndarray,
+    config: TrainConfig,
+    epoch: int,
+    model: KSparseAutoencoder,
+    velocity: dict[str, Tensor],
+    *,
+    engine: str = "auto",
+) -> tuple[Row, dict[str, Tensor]]:
+    """Train one more epoch in place at the config's constant k, rate and momentum, for ``partial_fit``.
+
+    Args:
+        x, config, engine: as of ``train``.
+        epoch: how many the model has seen.
+        model: goes on from here.
+        velocity: what the call before returned; empty: start from rest.
+
+    Returns:
+        The epoch's row of the history and the velocity after it.
+
+    Raises:
+        DivergenceError: the loss or a parameter stopped being finite.
+        ValueError: as of ``train``.
+    """
+    constant = replace(config, k_start=None, learning_rate_end=None, momentum_end=None, epochs=epoch + 1)
+    made = _checked_engine([model], x, constant, engine)
+    for name, value in velocity.items():
+        made.velocity[name].copy_(value)
+    what = f"Training in call {epoch + 1} of partial_fit"
+    _, history = _of(_epochs(made, x, [constant], first=epoch, progress=False, what=what)[0], model)
+    kept = {name: value.cpu().reshape(model.get_parameter(name).shape) for name, value in made.velocity.items()}
+    return history[0], kept
+
+
+def _epochs(
+    engine: Engine,
+    x: np.ndarray,
+    configs: Sequence[TrainConfig],
+    *,
+    first: int = 0,
+    checkpoint: Path | None = None,
+    progress: bool | None = None,
+    what: str = "Training",
+) -> list[History | DivergenceError]:
+    """Every epoch of the configs from ``first`` on, of all the engine's models; their parameters are brought back."""
     saver = None
     if checkpoint is not None:
-        state = {name: p.detach() for name, p in model.named_parameters()}
-        state |= {f"velocity.{name}": v for name, v in engine.velocity.items()}
-        saver = Checkpoint(checkpoint, {"config": asdict(config), "data": data_digest(x)}, state)
-    rows: list[dict[str, Any]] = saver.load() if saver is not None else []
-    bar = tqdm(total=config.epochs, initial=len(rows), unit="epoch", disable=None if progress is None else not progress)
-    last_saved, saved_epochs = time.monotonic(), len(rows)
+        run = {"configs": [asdict(config) for config in configs], "engine": engine.name, "data": data_digest(x)}
+        saver = Checkpoint(checkpoint, run, engine.state())
+    finite = [True] * len(configs)
+    following: Future[np.ndarray] | None = None
+
+    def orders(number: int) -> np.ndarray:
+        return np.stack([schedule.order_of(config.seed, number, x.shape[-2]) for config in configs])
+
+    def epoch(number: int) -> list[Row]:
+        nonlocal following
+        number += first
+        order = orders(number) if following is None else following.result()
+        following = ahead.submit(orders, number + 1)
+        now = [Settings.of(config, number) for config in configs]
+        results = engine.run_epoch(order, [s.k for s in now], [s.rate for s in now], now[0].momentum)
+        finite[:] = (result.finite for result in results)
+        return [
+            {
+                "epoch": number, "k": settings.k, "learning_rate": settings.rate, "momentum": settings.momentum,
+                "loss": result.loss, "live_units": int(np.count_nonzero(result.uses)),
+            }
+            for settings, result in zip(now, results, strict=True)
+        ]  # fmt: skip
+
+    with ThreadPoolExecutor(1) as ahead:
+        outcomes = run_epochs(
+            what, configs[0].epochs - first, epoch,
+            is_finite=finite.__getitem__, checkpoint=saver, progress=progress,
+        )  # fmt: skip
+    engine.write_back()
+    return outcomes
+
+
+def _of(outcome: History | DivergenceError, model: KSparseAutoencoder) -> Trained:
+    if isinstance(outcome, DivergenceError):
+        raise outcome
+    return model, outcome
+
+
+def _alone(
+    x: np.ndarray, config: TrainConfig, engine: str, checkpoint: Path | None, progress: bool | None
+) -> Trained | DivergenceError:
     try:
-        for epoch in range(len(rows), config.epochs):
-            started = time.perf_counter()
-            now = Settings.of(config, epoch)
-            result = engine.run_epoch(schedule.order_of(config.seed, epoch, len(x)), *now)
-            if not (math.isfinite(result.loss) and all(bool(p.isfinite().all()) for p in model.parameters())):
-                raise DivergenceError(_advice(epoch, now, result.loss, checkpoint, saved_epochs))
-            rows.append(now.row(epoch, result, time.perf_counter() - started))
-            bar.set_postfix(loss=f"{result.loss:.3f}", k=now.k, live=rows[-1]["live_units"], refresh=False)
-            bar.update()
-            if saver is not None and time.monotonic() - last_saved > CHECKPOINT_SECONDS:
-                saver.save(rows)
-                last_saved, saved_epochs = time.monotonic(), len(rows)
-    finally:
-        bar.close()
-    if saver is not None and saved_epochs < len(rows):
-        saver.save(rows)
-    return model, pd.DataFrame(rows)
+        return train(x, config, engine=engine, checkpoint=checkpoint, progress=progress)
+    except DivergenceError as error:
+        return error
+
+
+def _checked_engine(models: Sequence[KSparseAutoencoder], x: np.ndarray, config: TrainConfig, engine: str) -> Engine:
+    """The engine, if the models can take the examples."""
+    step = 10_000
+    for model, of_model in zip(models, x, strict=True) if x.ndim == 3 else ((models[0], x),):
+        for start in range(0, len(of_model), step):
+            model.check_input(torch.from_numpy(np.array(of_model[start : start + step])))
+    return make_engine(models, x, config, engine)
 
 
 def _check_model(model: KSparseAutoencoder, config: TrainConfig) -> None:
-    for name in ("units", "k", "activation"):
+    for name in ("units", "k", "activation", "selection"):
         has, wanted = getattr(model, name), getattr(config, name)
         if has != wanted:
             raise ValueError(f"The model has {name} = {has}, the config {wanted}: they must be the same.")
-
-
-def _check_examples(model: KSparseAutoencoder, x: np.ndarray) -> None:
-    step = 10_000
-    for start in range(0, len(x), step):
-        model.check_input(torch.from_numpy(np.array(x[start : start + step])))
-
-
-def _advice(epoch: int, now: Settings, loss: float, checkpoint: Path | None, saved_epochs: int) -> str:
-    kept = f" The checkpoint after {saved_epochs} epochs is kept: {checkpoint}." if checkpoint and saved_epochs else ""
-    return (
-        f"Training diverged: the loss or a weight stopped being finite (loss {loss:.3g}) in epoch {epoch} (counted "
-        f"from 0) at learning rate {now.rate:g} with k = {now.k}. Lower the learning rate or start the schedule from a "
-        "smaller k: with MNIST at the paper's settings, rate 0.03 diverges at any k, and k_start = 500 diverges at "
-        f"rate 0.01.{kept}"
-    )

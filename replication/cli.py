@@ -1,270 +1,75 @@
-"""The command line: ``ksae reproduce | run | notebook | data | report``."""
+"""The study's verbs of the command ``ksae``: ``reproduce | run | notebook | data | report``."""
 
 from __future__ import annotations
 
 import argparse
-import errno
 import os
-import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any
 
-from ksae_lib.training import DivergenceError, EngineName, choose_engine
-from replication.data import DataError, load_mnist
-from replication.data.download import fetch, take, verify
-from replication.data.mnist import default_root
-from replication.data.norb import BASES, OFFICIAL
-from replication.notebook import NotebookError, execute_notebook
-from replication.plan import NORB, PlanError, Run, TrainRun
-from replication.runs import StoredRun, StoreError
-from replication.study import Study, default_results, project_root
-from replication.workflow import WorkflowError, run_workflow, write_stamp
+from ksae_lib.io import KsaeError
+from replication.lock import follow_owner
+from replication.study import Study, project_root
 
-_EXPECTED = (DataError, DivergenceError, NotebookError, PlanError, StoreError, WorkflowError)
+_PARTS = "tables", "figures", "notebooks", "runs"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    options = _parser().parse_args(arguments)
-    try:
-        options.command(options)
-    except _EXPECTED as error:
-        print(f"ksae: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("ksae: interrupted. Finished steps are kept; the same command goes on from there.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader of a pipe, say 'head', has seen enough; without this Python complains again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        print(
-            f"ksae: {error.strerror}: {error.filename or 'a result'} could not be written. "
-            "Nothing was left half-written: make room or allow writing there, then run the same command.",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+def add_verbs(commands: Any) -> None:
+    """Add the study's verbs to the command's parser; called through the entry point ``ksae.verbs``."""
 
-
-def _reproduce(options: argparse.Namespace) -> None:
-    study = _study(options)
-    run_workflow(study, only=options.only, jobs=options.jobs, force=options.force, resume=options.resume)
-    from replication.report import error_table, markdown
-    from replication.report.tables import readable, table_title
-
-    for number in sorted({row.table for e in study.plan.experiments for row in e.rows}):
-        print(f"\n{table_title(study, number)}, profile {study.plan.profile} (errors in percent on the test set):\n")
-        print(markdown(readable(error_table(study, number))))
-    for what, folder in (
-        ("tables", study.tables),
-        ("figures", study.figures),
-        ("executed notebooks", study.notebooks),
-        ("runs", study.store.root),
-    ):
-        print(f"{what + ':':20}{os.path.relpath(folder)}")
-
-
-def _run(options: argparse.Namespace) -> None:
-    study = _study(options)
-    if options.list or options.run_id is None:
-        for experiment in study.plan.experiments:
-            for run in experiment.runs():
-                print(f"{experiment.name:10} {run.run_id:48} {'stored' if study.store.has(run) else 'missing'}")
-        return
-    from replication.execute import obtain
-
-    run = study.plan.run(options.run_id)
-    before = study.store.load(run) if study.store.has(run) else None
-    try:
-        engine = options.engine and _engine(options.engine, run)
-        after = obtain(run, study.store, force=options.force, resume=options.resume, engine=engine)
-    except ValueError as error:
-        raise PlanError(f"{run.run_id} cannot be carried out: {error}") from error
-    print(_line(before if options.force else None, after))
-    if options.stamp:
-        folder = study.store.folder(run)
-        write_stamp(options.stamp, sorted(path for path in folder.iterdir()))
-
-
-def _engine(wanted: EngineName, run: Run) -> EngineName:
-    if not isinstance(run, TrainRun):
-        raise PlanError(f"{run.run_id} trains no k-sparse autoencoder: leave --engine out.")
-    name, why = choose_engine(replace(run.train, engine=wanted))
-    print(f"engine: {name} ({why})")
-    return name
-
-
-def _runs_import(options: argparse.Namespace) -> None:
-    from replication.campaign import import_runs
-
-    study = _study(options)
-    for archive in options.archive:
-        added = import_runs(archive, study.store, options.force)
-        print(f"{archive}: {len(added)} runs added to {os.path.relpath(study.store.root)}")
-
-
-def _line(before: StoredRun | None, after: StoredRun) -> str:
-    metrics = after.metrics
-    if "test_error" in metrics:
-        said = f"test error {metrics['test_error']:.2f}%"
-        if before is not None:
-            said += f" (stored before: {before.metrics['test_error']:.2f}%)"
-    elif "live_units" in metrics:
-        said = f"loss {metrics['loss']:.4g}, {metrics['live_units']} live units"
-        if before is not None:
-            said += f" (stored before: {before.metrics['loss']:.4g}, {before.metrics['live_units']})"
-    else:
-        said = f"loss {metrics['loss']:.4g}" if "loss" in metrics else "done"
-    return f"{metrics['run_id']}: {said}, {metrics['wall_seconds']:.0f} s"
-
-
-def _notebook(options: argparse.Namespace) -> None:
-    study = _study(options)
-    experiment = study.plan.experiment(options.name)
-    if experiment.notebook is None:
-        raise PlanError(f"Experiment {experiment.name} has no notebook: 'ksae report' shows what it found.")
-    output = study.notebooks / f"{experiment.executed}.ipynb"
-    execute_notebook(
-        project_root() / "notebooks" / f"{experiment.notebook}.ipynb",
-        output,
-        {"profile": study.plan.profile, "seeds": study.plan.seeds, "dataset": study.data_name(experiment)},
-        study.folder.parent,
-    )
-    print(f"{options.name}: {os.path.relpath(output)}")
-    if options.stamp:
-        figures = [path for name in experiment.figures for path in sorted(study.figures.glob(f"{name}.*"))]
-        write_stamp(options.stamp, [output, *figures])
-
-
-def _data_verify(options: argparse.Namespace) -> None:
-    data = load_mnist(options.root)
-    print(f"MNIST is complete and official: {len(data.train_x)} training, {len(data.validation_x)} validation, "
-          f"{len(data.test_x)} test images, SHA-256 {data.sha256}.")  # fmt: skip
-
-
-def _data_get(options: argparse.Namespace) -> None:
-    folder = (options.root or default_root()) / "NORB"
-    if options.source is not None:
-        take(OFFICIAL, folder, options.source)
-    else:
-        fetch(OFFICIAL, folder, (options.base_url, *BASES) if options.base_url else BASES)
-    verify(OFFICIAL, folder)
-    print(f"small NORB is complete and official: {os.path.relpath(folder)}. For research only; it must not be sold.")
-
-
-def _report(options: argparse.Namespace) -> None:
-    from replication.report import stale, update_readme, write_texts
-    from replication.report.figures import write_figures
-
-    study = _study(options)
-    if options.check:
-        if found := stale(study):
-            raise StoreError("\n".join(found))
-        print(f"Tables, README and executed notebooks of profile {study.plan.profile} are fresh.")
-        return
-    written = write_texts(study) + write_figures(study)
-    if study.folder.parent.resolve() == (project_root() / "results").resolve():
-        update_readme(study.folder.parent)
-    for path in written:
-        print(os.path.relpath(path))
-    if options.stamp:
-        write_stamp(options.stamp, written)
-
-
-def _study(options: argparse.Namespace) -> Study:
-    study = Study(options.profile, options.results, options.seeds, options.dataset)
-    if options.dataset and not any(experiment.dataset == "norb" for experiment in study.plan.experiments):
-        raise PlanError(f"Profile {options.profile} has no experiment on NORB: leave --dataset out.")
-    return study
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ksae", description="Replicates 'k-Sparse Autoencoders' (Makhzani & Frey, ICLR 2014)."
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(name: str, function: object, text: str, *examples: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(
-            name,
-            help=text,
-            description=text,
-            epilog="examples:\n" + "\n".join(f"  {example}" for example in examples),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+    def verb(name: str, function: Callable[..., None] | None, text: str, *examples: str) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = commands.add_parser(
+            name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog="examples:\n" + "\n".join(f"  {line}" for line in examples),
+        )  # fmt: skip
         made.set_defaults(command=function)
         return made
 
-    def where(made: argparse.ArgumentParser) -> None:
-        made.add_argument("--profile", default="quick", help="smoke, quick, paper, full or search (default: quick)")
-        made.add_argument("--seeds", type=int, help="seeds per table row (default: the profile's)")
-        made.add_argument(
-            "--results", type=Path, default=default_results(), help="folder of results (default: results/)"
-        )
-        made.add_argument(
-            "--dataset",
-            choices=NORB,
-            help="what experiments on NORB run on (default: norb if it was used before)",
-        )
-        made.add_argument("--stamp", type=Path, help=argparse.SUPPRESS)
-
-    made = command(
-        "reproduce", _reproduce, "Train what is missing, execute the notebooks, write tables and figures.",
-        "ksae reproduce", "ksae reproduce --only filters", "ksae reproduce --profile quick --seeds 3 --jobs 4",
+    made = verb(
+        "reproduce", _reproduce, "Carry out what is missing, execute the notebooks, write tables and compare.",
+        "ksae reproduce", "ksae reproduce --only figure1", "ksae reproduce --profile quick --seeds 3",
+        "ksae reproduce --profile full -- --executor slurm --jobs 20",
     )  # fmt: skip
-    where(made)
-    made.add_argument("--only", help="experiments or notebooks, separated by commas")
-    made.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="steps at a time (default: all cores)")
-    made.add_argument("--force", action="store_true", help="run every step again")
-    _resume_option(made)
+    _where(made)
+    made.add_argument(
+        "--only", default="", help="experiments or notebooks, separated by commas (default: all on MNIST)"
+    )
+    made.add_argument("--jobs", type=_at_least_one, default=os.cpu_count() or 1, help="steps at a time")
+    made.add_argument("--force", action="store_true", help="carry out every run again")
+    made.add_argument(
+        "--stale", action=argparse.BooleanOptionalAction,
+        help="carry out stored runs of other code again (default: yes, not with --update-evidence)",
+    )  # fmt: skip
+    _resume(made)
+    made.add_argument("snakemake", nargs="*", help="after --: further options of Snakemake")
 
-    made = command(
-        "run", _run, "Carry out one run of the plan, or list them.",
+    made = verb(
+        "run", _run, "Carry out runs, alike ones at once on a GPU, or list them.",
         "ksae run --list", "ksae run --profile paper train-k25-zeros-e5000-s0-6f165dd083",
     )  # fmt: skip
-    where(made)
-    made.add_argument("run_id", nargs="?", help="as --list shows it")
+    _where(made)
+    made.add_argument("run_id", nargs="*", help="as --list shows it")
     made.add_argument("--list", action="store_true", help="list the profile's runs")
-    made.add_argument("--force", action="store_true", help="carry it out even if it is stored")
+    made.add_argument("--force", action="store_true", help="carry them out even if they are stored")
     made.add_argument(
-        "--engine",
-        choices=get_args(EngineName),
-        help="train a k-sparse autoencoder with this engine, auto: the fastest here; by default the one of its config",
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU where there is one"
     )
-    _resume_option(made)
+    _resume(made)
 
-    made = command(
-        "runs", None, "Bring in runs from elsewhere.", "ksae runs import --profile full archives/runs-*.tar.gz"
-    )
-    actions = made.add_subparsers(required=True, metavar="ACTION")
-    bring = actions.add_parser("import", help="add the runs of archives that scripts/gpu_paper.py packed")
-    where(bring)
-    bring.add_argument("archive", type=Path, nargs="+", help="an archive")
-    bring.add_argument("--force", action="store_true", help="replace runs that are there already")
-    bring.set_defaults(command=_runs_import)
-
-    made = command(
+    made = verb(
         "notebook", _notebook, "Execute one notebook into the results folder.",
         "ksae notebook 01_sparsity_sweep_filters --profile smoke",
     )  # fmt: skip
-    where(made)
-    made.add_argument(
-        "name", help="file name in notebooks/ without .ipynb, for other data than MNIST with its name: …_norb"
-    )
+    _where(made)
+    made.add_argument("name", help="file name in notebooks/ without .ipynb, or an experiment that has a notebook")
 
-    made = command("data", None, "Look after the data.", "ksae data verify", "ksae data get norb")
+    made = verb("data", None, "Look after the data.", "ksae data verify", "ksae data get norb --from FOLDER")
     actions = made.add_subparsers(required=True, metavar="ACTION")
-    verify = actions.add_parser("verify", help="check that the data files are the published ones")
-    verify.add_argument("--root", type=Path, help="folder that holds MNIST/raw (default: data/)")
-    verify.set_defaults(command=_data_verify)
-
-    get = actions.add_parser("get", help="fetch small NORB (263 MB), verified; goes on where it was interrupted")
+    check = actions.add_parser("verify", help="check that MNIST's files are the published ones")
+    check.add_argument("--root", type=Path, help="folder that holds MNIST/raw (default: data/)")
+    check.set_defaults(command=_data_verify)
+    get = actions.add_parser("get", help="fetch small NORB (263 MB), verified")
     get.add_argument("name", choices=["norb"], help="the data set")
     origin = get.add_mutually_exclusive_group()
     origin.add_argument("--base-url", help="address of a folder that has the files, tried before the official ones")
@@ -272,23 +77,153 @@ def _parser() -> argparse.ArgumentParser:
     get.add_argument("--root", type=Path, help="folder that gets NORB/ (default: data/)")
     get.set_defaults(command=_data_get)
 
-    made = command(
+    made = verb(
         "report", _report, "Write tables, figures and README numbers from the stored runs.",
-        "ksae report", "ksae report --profile paper --check",
+        "ksae report", "ksae report --check --verbose", "ksae report --profile paper --update-evidence",
     )  # fmt: skip
-    where(made)
-    made.add_argument("--check", action="store_true", help="write nothing; fail if something is out of date")
-    return parser
+    _where(made)
+    made.add_argument("--check", action="store_true", help="write nothing; fail if something committed is out of date")
+    made.add_argument("--verbose", action="store_true", help="name the runs of other code")
 
 
-def _resume_option(made: argparse.ArgumentParser) -> None:
+def _where(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--profile", default="quick", help="smoke, quick, paper, full or search (default: quick)")
+    made.add_argument("--seeds", type=int, help="seeds per table row (default: the profile's)")
+    made.add_argument("--results", type=Path, help="folder of your results (default: results/local)")
+    made.add_argument("--update-evidence", action="store_true", help="write the committed runs, tables and notebooks")
+
+
+def _resume(made: argparse.ArgumentParser) -> None:
     made.add_argument(
-        "--resume",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="go on from checkpoints of interrupted training runs (default: yes)",
-    )
+        "--resume", action=argparse.BooleanOptionalAction, default=True,
+        help="go on from checkpoints of interrupted runs (default: yes)",
+    )  # fmt: skip
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _at_least_one(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not possible: at least 1")
+    return value
+
+
+def _study(options: argparse.Namespace) -> Study:
+    study = Study(options.profile, options.seeds, options.results)
+    if options.update_evidence:
+        study = Study(options.profile, options.seeds, study.evidence_root, study.evidence_root)
+    os.environ |= study.environment
+    return study
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from replication.report.comparison import summary, write_comparison
+    from replication.report.tables import error_table, markdown, readable, table_title
+    from replication.report.write import write_report
+    from replication.workflow import run_workflow
+
+    study = _study(options)
+    run_workflow(
+        study, only=options.only, jobs=options.jobs, force=options.force, resume=options.resume,
+        stale=not study.updates_evidence if options.stale is None else options.stale, extra=options.snakemake,
+    )  # fmt: skip
+    write_report(study)
+    for number in study.table_numbers:
+        print(f"\n{table_title(study, number)}, profile {study.profile} (errors in percent on the test set):\n")
+        print(markdown(readable(error_table(study, number))))
+    for part in _PARTS:
+        print(f"{part + ':':12}{os.path.relpath(study.folder / part)}")
+    if not study.updates_evidence:
+        print(f"comparison: {os.path.relpath(write_comparison(study))}\n\n{summary(study)}")
+
+
+def _run(options: argparse.Namespace) -> None:
+    from replication.code_digest import is_current
+    from replication.execute import carry_out
+    from replication.experiments.base import PlanError
+
+    study = _study(options)
+    if options.list or not options.run_id:
+        for one in study.experiments:
+            for run in one.runs():
+                where = "yours" if study.store.has(run) else "committed" if study.evidence.has(run) else "missing"
+                print(f"{one.name:18} {run.run_id:48} {where}")
+        return
+    follow_owner()
+    runs = [study.run(run_id) for run_id in options.run_id]
+    stored = {run.run_id: study.store.find(run) for run in runs}
+    todo = [
+        run for run in runs
+        if options.force or (found := stored[run.run_id]) is None or not (study.updates_evidence or is_current(found))
+    ]  # fmt: skip
+    try:
+        carry_out(todo, study, device=options.device, resume=options.resume)
+    except ValueError as error:
+        raise PlanError(f"{' '.join(run.run_id for run in todo)} cannot be carried out: {error}") from error
+    for run in runs:
+        print(_line(study, run.run_id, study.store.load(run).metrics))
+
+
+def _line(study: Study, run_id: str, metrics: dict[str, Any]) -> str:
+    """What a run came to, beside the committed one."""
+    before = None if study.updates_evidence else study.evidence.find(study.run(run_id))
+    name, said = ("test_error", "test error {:.2f}%") if "test_error" in metrics else ("loss", "loss {:.4g}")
+    text = said.format(metrics[name]) if name in metrics else "done"
+    if "live_units" in metrics:
+        text += f", {metrics['live_units']} live units"
+    if before is not None and name in before.metrics:
+        text += f" (committed: {before.metrics[name]:.4g})"
+    return f"{run_id}: {text}, {metrics['wall_seconds']:.0f} s"
+
+
+def _notebook(options: argparse.Namespace) -> None:
+    from replication.experiments.base import PlanError
+    from replication.notebook import execute_notebook
+
+    study = _study(options)
+    follow_owner()
+    one = study.experiment(options.name)
+    if one.notebook is None:
+        raise PlanError(f"Experiment {one.name} has no notebook of its own: {', '.join(one.shown_in)} shows its runs.")
+    execute_notebook(
+        project_root() / "notebooks" / f"{one.notebook}.ipynb", study.notebooks / f"{one.executed}.ipynb",
+        {"profile": study.profile, "dataset": one.data}, study.environment,
+    )  # fmt: skip
+    print(f"{options.name}: {os.path.relpath(study.notebooks / f'{one.executed}.ipynb')}")
+
+
+def _data_verify(options: argparse.Namespace) -> None:
+    from replication.data import DATASETS, data_root
+    from replication.data.base import DataConfig
+
+    DATASETS["mnist"].load(DataConfig(), options.root.resolve() if options.root else data_root())
+    print("MNIST: the four official archives and their contents are as published.")
+
+
+def _data_get(options: argparse.Namespace) -> None:
+    from replication.data import data_root
+    from replication.data.norb import BASES, fetch, take
+
+    folder = (options.root.resolve() if options.root else data_root()) / "NORB"
+    if options.source:
+        take(folder, options.source)
+    else:
+        fetch(folder, [*([options.base_url] if options.base_url else []), *BASES])
+    print(f"small NORB is in {os.path.relpath(folder)}.")
+
+
+def _report(options: argparse.Namespace) -> None:
+    from replication.report.fresh import code_state, stale
+    from replication.report.write import write_report
+
+    if not options.check:
+        for path in write_report(_study(options)):
+            print(os.path.relpath(path))
+        return
+    options.update_evidence = True
+    study = _study(options)
+    total, others = code_state(study.evidence)
+    print(f"{study.profile}: {len(others)} of {total} committed runs are of other code than what is here.")
+    if options.verbose:
+        print("\n".join(others))
+    if found := stale(study):
+        raise KsaeError("\n".join(found))

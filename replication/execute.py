@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +18,8 @@ from replication.data import load_data
 from replication.data.base import Dataset
 from replication.judge import finetune as tuning
 from replication.judge.gabor import gabor_report
-from replication.judge.readout import dense_codes, evaluate
+from replication.judge.readout import evaluate
+from replication.methods.base import Device, Method
 from replication.methods.pixels import Pixels
 from replication.provenance import provenance
 from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, Run, RunStore, StoredRun, stack
@@ -35,7 +37,7 @@ class Home(Protocol):
 class _Work:
     """How runs are carried out, and where."""
 
-    def __init__(self, study: Home, device: str, resume: bool, progress: bool | None) -> None:
+    def __init__(self, study: Home, device: Device, resume: bool, progress: bool | None) -> None:
         self.study, self.device, self.resume, self.progress = study, device, resume, progress
 
     def encoders(self, runs: Sequence[EncoderRun]) -> list[StoredRun | DivergenceError]:
@@ -95,8 +97,8 @@ class _Work:
         """Fit a readout."""
         data = load_data(run.data)
         encoder = run.encoder
-        model = None if encoder is None else self.study.model(encoder, self.progress)
-        method = Pixels() if encoder is None else encoder.method
+        method: Method = Pixels() if encoder is None else encoder.method
+        model = method.build(data.train_x.shape[1]) if encoder is None else self.study.model(encoder, self.progress)
         started = time.perf_counter()
         found = evaluate(data, method, model, run.readout, self.device)
         results = {
@@ -117,12 +119,12 @@ class _Work:
             data = load_data(run.data)
             return data.train_x, data.validation_x
         model = self.study.model(below, self.progress)
-        train_x, held_out = (dense_codes(below.method, model, x, run.below_alpha or 1.0) for x in self._inputs(below))
+        train_x, held_out = (_dense(below.method, model, x, run.below_alpha or 1.0) for x in self._inputs(below))
         return train_x, held_out
 
     def _net(self, run: FinetuneRun, data: Dataset) -> tuning.DiscriminativeNet:
         encoders = [(one.method, self.study.model(one, self.progress)) for one in stack(run.encoder)]
-        layers = [layer for method, model in encoders for layer in method.layers(model, run.finetune.alpha)]
+        layers = [layer for method, model in encoders for layer in method.hidden_layers(model, run.finetune.alpha)]
         return tuning.new_net(layers, data.train_x.shape[1], data.classes, run.finetune)
 
     def _keep(
@@ -146,7 +148,7 @@ def carry_out(
     runs: Sequence[Run],
     study: Home,
     *,
-    device: str = "auto",
+    device: Device = "auto",
     resume: bool = True,
     progress: bool | None = None,
 ) -> list[StoredRun]:
@@ -186,15 +188,21 @@ def alike(runs: Sequence[Run]) -> list[list[Run]]:
             depth = len(stack(run))
             key: tuple[Hashable, ...] = (depth, "encoder", run.method.method, run.method.batch_key())
         elif isinstance(run, FinetuneRun):
-            key = (9, "net", len(stack(run.encoder)), _methods(run), tuning.batch_key(run.finetune))
+            key = (9, "net", _methods(run), replace(run.finetune, seed=0))
         else:
-            key = (9, "readout", _methods(run), ())
+            key = (9, "readout", _methods(run))
         groups.setdefault((*key, run.data), []).append(run)
     return [groups[key] for key in sorted(groups, key=lambda key: key[0])]  # type: ignore[index]
 
 
-def _methods(run: ReadoutRun | FinetuneRun) -> tuple[str, ...]:
-    return tuple(one.method.method for one in stack(run.encoder))
+def _methods(run: ReadoutRun | FinetuneRun) -> tuple[Hashable, ...]:
+    return tuple((one.method.method, one.method.batch_key()) for one in stack(run.encoder))
+
+
+def _dense(method: Method, model: nn.Module, x: np.ndarray, alpha: float = 1.0) -> np.ndarray:
+    """Codes as an array (shape: [examples, units])."""
+    codes = method.codes(model, x, method.code_mode(), (alpha,))[0]
+    return codes if isinstance(codes, np.ndarray) else codes.toarray()
 
 
 def _describe(
@@ -219,5 +227,5 @@ def _describe(
         data = load_data(run.data)
         if data.is_colour:
             results["gabor"] = gabor_report(weight.numpy()[live], data.image_shape)
-    results["sparsity"] = metrics.sparsity_measures(dense_codes(run.method, model, held_out, 1.0))
+    results["sparsity"] = metrics.sparsity_measures(_dense(run.method, model, held_out))
     return results

@@ -33,7 +33,10 @@ def owner(folder: Path) -> Iterator[None]:
     with path.open("a") as held, (folder / ".steps").open("a") as steps:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Steps of a workflow that was killed end by themselves.
+            held.truncate(0)
+            held.write(str(os.getpid()))
+            held.flush()
+            # Steps of a workflow that was killed see that the lock is another's, and end.
             deadline = time.monotonic() + _PATIENCE_SECONDS
             while True:
                 try:
@@ -47,9 +50,6 @@ def owner(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise BusyError(f"Another 'ksae reproduce' is at work on {folder}: wait for it or stop it.") from None
         os.environ[_OWNER] = f"{os.getpid()} {path}"
-        held.truncate(0)
-        held.write(str(os.getpid()))
-        held.flush()
         try:
             yield
         finally:

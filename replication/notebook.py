@@ -7,10 +7,10 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
-from ksae_lib.io import KsaeError, atomic_path
+from ksae_lib.io import KsaeError, atomic_path, sweep, temporary_prefix
 from replication.study import project_root
 
 _SENTINEL = "reached the end of the notebook"
@@ -46,11 +46,11 @@ def execute_notebook(
     if not source.exists():
         raise NotebookError(f"{source.name} is missing in {source.parent.name}/.")
     check_parameters(source, parameters)
-    with atomic_path(output) as temporary, _inherited(environment or {}), TemporaryDirectory(prefix="ksae-") as folder:
+    with atomic_path(output) as temporary, _inherited(environment or {}), _scratch() as folder:
         # A kernel that dies leaves cells that look complete, so a last cell must say that it was reached.
         notebook = nbformat.read(source, as_version=4)
         notebook.cells.append(nbformat.v4.new_code_cell(f"print({_SENTINEL!r})"))
-        watched = Path(folder) / source.name
+        watched = folder / source.name
         nbformat.write(notebook, watched)
         # Kernels that start together race for TCP ports; a socket in a folder of its own is nobody else's.
         transport = Config(KernelManager={"transport": "ipc", "ip": f"{folder}/kernel"})
@@ -108,6 +108,15 @@ def _tidy(notebook: Any) -> None:
     notebook.metadata.get("language_info", {}).pop("version", None)
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder for sockets, whose paths must be short; what killed processes left of theirs is removed."""
+    root = Path(gettempdir())
+    sweep(root)
+    with TemporaryDirectory(prefix=temporary_prefix(Path("ksae")), suffix=".tmp", dir=root) as folder:
+        yield Path(folder)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +18,10 @@ from typing import Any
 
 import pandas as pd
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
-from ksae_lib.io import KsaeError, sync_file
+from ksae_lib.io import KsaeError, save_tensors, sweep, sync_file, temporary_prefix
 from replication.data.base import DataConfig
 from replication.judge.finetune import FinetuneConfig
 from replication.judge.readout import ReadoutConfig
@@ -280,7 +280,8 @@ class RunStore:
             raise StoreError(f"{path} is missing: 'ksae run --force {run.run_id}' trains the run again.")
         try:
             weights = {name: t.float() if t.is_floating_point() else t for name, t in load_file(path).items()}
-            model = run.method.build(self.load(run).metrics["inputs"] if "weight" not in weights else weights["weight"].shape[1])
+            inputs = weights["weight"].shape[1] if "weight" in weights else self.load(run).metrics["inputs"]
+            model = run.method.build(inputs)
             model.load_state_dict(weights)
         except (SafetensorError, OSError, RuntimeError, KeyError) as error:
             raise StoreError(
@@ -305,16 +306,16 @@ class RunStore:
         if self.read_only:
             raise StoreError(f"{self.root} is committed evidence: only --update-evidence writes there.")
         self.root.mkdir(parents=True, exist_ok=True)
-        self._sweep()
+        sweep(self.root)
         metrics = {"run_id": run.run_id, **metrics}
-        new = Path(tempfile.mkdtemp(dir=self.root, prefix=f".new-{os.getpid()}-"))
+        new = Path(tempfile.mkdtemp(dir=self.root, prefix=temporary_prefix(self.folder(run)), suffix=".tmp"))
         try:
             new.chmod(0o755)
             (new / "config.json").write_text(_pretty(to_json(run)), encoding="utf-8")
             (new / "metrics.json").write_text(_pretty(metrics), encoding="utf-8")
             history.to_csv(new / "history.csv", index=False, lineterminator="\n", float_format="%.6g")
             if model is not None:
-                _save_weights(model, new / _WEIGHTS)
+                save_tensors(model.state_dict(), new / _WEIGHTS, {})
             for path in new.iterdir():
                 path.chmod(0o644)
                 sync_file(path)
@@ -323,25 +324,18 @@ class RunStore:
             shutil.rmtree(new, ignore_errors=True)
         return StoredRun(run, metrics, history)
 
-    def _sweep(self) -> None:
-        """Remove what killed writers left."""
-        for path in self.root.glob(".new-*"):
-            if not Path(f"/proc/{path.name.split('-')[1]}").exists() and Path("/proc/self").exists():
-                shutil.rmtree(path, ignore_errors=True)
-
 
 def _read_together(folder: Path) -> tuple[Any, Any, pd.DataFrame]:
     """The files of one version of a run: a folder that is replaced meanwhile is read again."""
     for attempt in range(_READS):
         here = os.open(folder, os.O_RDONLY)
         try:
-            opened = [open(os.open(name, os.O_RDONLY, dir_fd=here), encoding="utf-8") for name in _FILES]  # noqa: PTH123
-            config, metrics, history = opened
-            try:
+            with ExitStack() as stack:
+                config, metrics, history = (
+                    stack.enter_context(os.fdopen(os.open(name, os.O_RDONLY, dir_fd=here), encoding="utf-8"))
+                    for name in _FILES
+                )
                 return json.load(config), json.load(metrics), pd.read_csv(history)
-            finally:
-                for file in opened:
-                    file.close()
         except FileNotFoundError:
             if attempt == _READS - 1 or folder.stat().st_ino == os.fstat(here).st_ino:
                 raise
@@ -377,13 +371,6 @@ def _exchange(first: Path, second: Path) -> None:
     second.rename(aside)
     first.rename(second)
     aside.rename(first)
-
-
-def _save_weights(model: nn.Module, path: Path) -> None:
-    try:
-        save_file({name: t.contiguous() for name, t in model.state_dict().items()}, path)
-    except SafetensorError as error:
-        raise OSError(errno.ENOSPC, f"{error}", str(path)) from error
 
 
 def _pretty(value: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +11,8 @@ from torch import nn
 
 from replication.execute import carry_out
 from replication.experiments import experiments
-from replication.experiments.base import Experiment, PlanError, Row, Search, Sweep
-from replication.runs import EncoderRun, Run, RunStore, StoredRun, Supervised
+from replication.experiments.base import Experiment, PlanError, Point, Row, Search, Sweep
+from replication.runs import EncoderRun, Run, RunStore, StoredRun
 
 
 def project_root() -> Path:
@@ -134,7 +133,7 @@ class Study:
         return carry_out([run], self, progress=progress)[0]
 
     @cached_property
-    def tables_numbers(self) -> list[int]:
+    def table_numbers(self) -> list[int]:
         """Numbers of the paper's tables that the profile has rows of."""
         return sorted({row.table for one in self.experiments for row in one.rows})
 
@@ -145,25 +144,25 @@ class Study:
             table: the paper's number.
             data: name of the data set; None: any.
         """
+        rows = (row for one in self.experiments for row in one.rows)
         return [
-            Shown(row, self._stored(self.evidence, row.at), [] if self.updates_evidence else self._stored(self.store, row.at))
-            for one in self.experiments
-            for row in one.rows
+            Shown(row, self._stored(self.evidence, row), [] if self.updates_evidence else self._stored(self.store, row))
+            for row in rows
             if row.table == table and data in (None, row.data.name)
         ]
 
     @staticmethod
-    def _stored(store: RunStore, at: Callable[[int], Supervised]) -> list[StoredRun]:
-        runs = {run.run_id: run for run in (at(seed) for seed in store.seeds())}
+    def _stored(store: RunStore, row: Row | Point) -> list[StoredRun]:
+        runs = {run.run_id: run for run in (row.at(seed) for seed in store.seeds())}
         return [stored for run in runs.values() if (stored := store.find(run)) is not None]
 
     def sweeps(self) -> list[tuple[str, Sweep, Any, list[StoredRun]]]:
         """Experiment and value of each setting that was changed alone, with its committed or own runs."""
         return [
-            (one.name, sweep, value, self._stored(self.evidence, at) or self._stored(self.store, at))
+            (one.name, sweep, point.value, self._stored(self.evidence, point) or self._stored(self.store, point))
             for one in self.experiments
             for sweep in one.sweeps
-            for value, at in sweep.points
+            for point in sweep.points
         ]
 
     def searches(self) -> list[tuple[Search, list[StoredRun | None]]]:

@@ -152,7 +152,8 @@ def run_workflow(
             main(
                 [
                     "--snakefile", str(project_root() / "Snakefile"), "--directory", str(study.folder),
-                    "--cores", str(jobs), "--resources", "gpu=1", "--rerun-incomplete", "--nolock", "--keep-going",
+                    "--cores", str(jobs), "--resources", "gpu=1", "--rerun-incomplete", "--keep-incomplete",
+                    "--nolock", "--keep-going",
                     "--scheduler", "greedy", "--quiet", "rules", "host", "--rerun-triggers", "mtime",
                     *(["--prioritize", f"notebooks/{first}.ipynb"] if first else []), *extra,
                 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numba
@@ -31,17 +32,18 @@ class CpuEngine(Engine):
 
     def __init__(
         self,
-        model: KSparseAutoencoder,
+        models: Sequence[KSparseAutoencoder],
         x: np.ndarray,
         batch_size: int,
         support_dtype: SupportDtype = "float32",
     ) -> None:
-        super().__init__(model, x, batch_size)
+        super().__init__(models, x, batch_size)
+        (model,) = self.models
         self._bfloat16 = support_dtype == "bfloat16"
         dtype = model.weight.dtype
         inputs, units = model.inputs, model.units
-        self._weight = model.weight.detach()
-        self._arrays = {name: p.detach().numpy() for name, p in model.named_parameters()}
+        self._relu = model.activation == "relu"
+        self._arrays = {name: p.numpy() for name, p in self.parameters.items()}
         self._velocities = {name: v.numpy() for name, v in self.velocity.items()}
         self._z = torch.empty(batch_size, units, dtype=dtype)
         self._residual = torch.empty(batch_size, inputs, dtype=dtype).numpy()
@@ -51,21 +53,24 @@ class CpuEngine(Engine):
         if self._sparse is not None:
             self._columns = kernels.columns_for(self._arrays["weight"], numba.config.NUMBA_NUM_THREADS)
 
-    def run_epoch(self, order: np.ndarray, k: int, rate: float, momentum: float) -> EpochResult:
+    def run_epoch(
+        self, orders: np.ndarray, ks: Sequence[int], rates: Sequence[float], momentum: float
+    ) -> list[EpochResult]:
         """Train one epoch through the kernels; concurrent callers take turns, the kernels' threads are shared."""
+        (order,), (k,), (rate,) = orders, ks, rates
         with kernels.ONE_CALLER:
-            return self._run_epoch(order, k, rate, momentum)
+            loss, uses = self._run_epoch(order, k, rate, momentum)
+        return [EpochResult(loss, uses, self._finite())]
 
-    def _run_epoch(self, order: np.ndarray, k: int, rate: float, momentum: float) -> EpochResult:
+    def _run_epoch(self, order: np.ndarray, k: int, rate: float, momentum: float) -> tuple[float, np.ndarray]:
         weight, bias, visible_bias = (self._arrays[n] for n in ("weight", "bias", "visible_bias"))
         velocities = [self._velocities[n] for n in ("weight", "bias", "visible_bias")]
-        relu = self.model.activation == "relu"
         scalar = weight.dtype.type
         support = np.empty((self.batch_size, k), np.int32)
         code = np.empty((self.batch_size, k), weight.dtype)
         code_grad = np.empty_like(code)
         pairs = np.empty(self.batch_size * k, np.int32)
-        uses = np.zeros(self.model.units, np.int64)
+        uses = np.zeros(len(bias), np.int64)
         total = 0.0
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
@@ -73,7 +78,7 @@ class CpuEngine(Engine):
             z = self._encode(rows)
             kept, error = support[:n], self._error[:n]
             kernels.forward_backward(
-                self.x, rows, weight, bias, visible_bias, z, k, relu, self._bfloat16,
+                self.x, rows, weight, bias, visible_bias, z, k, self._relu, self._bfloat16,
                 kept, code, self._residual, code_grad, error,
             )  # fmt: skip
             kernels.group_by_unit(kept, k, self._first, pairs)
@@ -82,7 +87,7 @@ class CpuEngine(Engine):
                 weight, bias, visible_bias, *velocities, scalar(rate), scalar(momentum), uses,
             )  # fmt: skip
             total += float(error.sum(dtype=np.float64))
-        return EpochResult(loss=total / len(order), uses=uses)
+        return total / len(order), uses
 
     def _encode(self, rows: np.ndarray) -> np.ndarray:
         z = self._z[: len(rows)]
@@ -93,12 +98,12 @@ class CpuEngine(Engine):
                 self._arrays["weight"], self._arrays["bias"], self._columns, z.numpy(),
             )  # fmt: skip
             return z.numpy()
-        x = torch.from_numpy(self.x[rows])
+        x, weight, bias = torch.from_numpy(self.x[rows]), self.parameters["weight"], self.parameters["bias"]
         if self._bfloat16:
-            z.copy_(x.bfloat16() @ self._weight.bfloat16().T)
-            z += self.model.bias.detach()
+            z.copy_(x.bfloat16() @ weight.bfloat16().T)
+            z += bias
         else:
-            torch.addmm(self.model.bias.detach(), x, self._weight.T, out=z)
+            torch.addmm(bias, x, weight.T, out=z)
         return z.numpy()
 
 

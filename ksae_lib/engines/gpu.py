@@ -12,13 +12,13 @@ from torch import Tensor
 
 from ksae_lib.engines.base import Engine, EpochResult
 from ksae_lib.model import KSparseAutoencoder
-from ksae_lib.selection import check_k
+from ksae_lib.selection import by_sorting, check_k
 
 Precision = Literal["float32", "tf32"]
 _NAMES = ("weight", "bias", "visible_bias")
 
 
-class BatchedEngine:
+class GpuEngine(Engine):
     """Trains R models of one size, each at its own k and rate and on its own order, as the reference engine trains one.
 
     v ← m v − η ∇E, θ ← θ + v (section 4.2.2). With codes h, residuals r = dE/dx̂ and δ = dE/dz of the kept units, the
@@ -26,7 +26,7 @@ class BatchedEngine:
     no gradient is ever written. Nothing in a step waits for the host, and on a CUDA device an epoch is one graph.
 
     Args:
-        models: of the same sizes, activation and dtype; they keep their parameters until ``write_back``.
+        models: one or more of the same sizes, activation and dtype; they keep their parameters until ``write_back``.
         x: examples of the models' dtype, the same for all models (shape: [examples, inputs]) or each its own (shape:
             [models, examples, inputs]).
         batch_size: examples per update; a last, smaller batch is averaged over its own size.
@@ -45,7 +45,7 @@ class BatchedEngine:
         models: Sequence[KSparseAutoencoder],
         x: np.ndarray,
         batch_size: int,
-        device: torch.device | str,
+        device: torch.device | str = "cuda",
         precision: Precision = "float32",
     ) -> None:
         kinds = {(model.inputs, model.units, model.activation, model.weight.dtype) for model in models}
@@ -82,17 +82,7 @@ class BatchedEngine:
     def run_epoch(
         self, orders: np.ndarray, ks: Sequence[int], rates: Sequence[float], momentum: float
     ) -> list[EpochResult]:
-        """Train on every example once.
-
-        Args:
-            orders: of the examples, one row a model (shape: [models, examples]).
-            ks: units each model keeps.
-            rates: learning rate of each model.
-            momentum: of all models.
-
-        Returns:
-            Loss and uses of each model; the only values the host reads.
-        """
+        """Train one epoch on the device; the host reads nothing but the results."""
         units = self.parameters["weight"].shape[1]
         self._k.copy_(torch.tensor([check_k(k, units) for k in ks]).view(-1, 1, 1))
         self._rate.copy_(torch.tensor(rates, dtype=self._x.dtype).view(-1, 1, 1))
@@ -105,18 +95,15 @@ class BatchedEngine:
                     self._graph = None
                     self._graph = momentum, self._captured(momentum)
                 self._graph[1].replay()
+        finite = torch.stack([value.isfinite().flatten(1).all(1) for value in self.parameters.values()]).all(0)
         losses, uses = (self._total / orders.shape[1]).tolist(), self._uses.cpu().numpy()
-        return [EpochResult(loss, of_model) for loss, of_model in zip(losses, uses, strict=True)]
+        return [EpochResult(*of_model) for of_model in zip(losses, uses, finite.tolist(), strict=True)]
 
     def write_back(self) -> None:
         """Copy the parameters to the models."""
         for name, value in self.parameters.items():
             for model, own in zip(self.models, value.cpu(), strict=True):
                 getattr(model, name).data.copy_(own)
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything that an epoch changes, on the device."""
-        return self.parameters | {f"velocity.{name}": value for name, value in self.velocity.items()}
 
     def _captured(self, momentum: float) -> torch.cuda.CUDAGraph:
         """An epoch as a graph; the steps that warm it up are undone."""
@@ -170,33 +157,6 @@ class BatchedEngine:
             value.add_(self.velocity[name])
 
 
-class GpuEngine(Engine):
-    """One model on a CUDA device: the batched engine with a single run.
-
-    Between epochs its state is on the host, where checkpoints and other code expect it.
-    """
-
-    name = "gpu"
-
-    def __init__(
-        self, model: KSparseAutoencoder, x: np.ndarray, batch_size: int, device: torch.device | str = "cuda"
-    ) -> None:
-        super().__init__(model, x, batch_size)
-        self._batched = BatchedEngine([model], x, batch_size, device)
-
-    def run_epoch(self, order: np.ndarray, k: int, rate: float, momentum: float) -> EpochResult:
-        """Train one epoch on the device."""
-        b, own = self._batched, {name: p.detach() for name, p in self.model.named_parameters()}
-        pairs = [(b.parameters[name][0], own[name]) for name in own]
-        pairs += [(b.velocity[name][0], self.velocity[name]) for name in own]
-        for there, here in pairs:
-            there.copy_(here)
-        result = b.run_epoch(order[None], (k,), (rate,), momentum)[0]
-        for there, here in pairs:
-            here.copy_(there)
-        return result
-
-
 @contextmanager
 def _products_in(precision: Precision) -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
@@ -207,25 +167,10 @@ def _products_in(precision: Precision) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def largest(z: Tensor, k: Tensor) -> Tensor:
-    """supp_k of rows that keep different numbers, k read on the device; of equal values those with the lower index.
-
-    Args:
-        z: pre-activations (shape: [models, batch, units]).
-        k: units kept (shape: [models, 1, 1]).
-
-    Returns:
-        Boolean mask of z's shape.
-    """
-    kth = z.sort(dim=-1, descending=True).values.gather(-1, (k - 1).expand(*z.shape[:-1], 1))
-    above, tied = z > kth, z == kth
-    return above | (tied & (tied.cumsum(-1) <= k - above.sum(-1, keepdim=True)))
-
-
 def choose_largest(device: torch.device, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
-    """``largest``, of float32 on a CUDA device as one kernel."""
+    """``selection.by_sorting`` with k of each row, of float32 on a CUDA device as one kernel."""
     if device.type != "cuda" or dtype != torch.float32:
-        return largest
+        return by_sorting
     from ksae_lib.engines.triton_select import largest_on_device
 
     return largest_on_device

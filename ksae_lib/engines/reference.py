@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from ksae_lib.engines.base import Engine, EpochResult
+from ksae_lib.selection import RULES
 
 
 class ReferenceEngine(Engine):
     """Gradients by autograd, the printed momentum update on every parameter (section 4.2.2)."""
 
     name = "reference"
+    rules = RULES
 
-    def run_epoch(self, order: np.ndarray, k: int, rate: float, momentum: float) -> EpochResult:
+    def run_epoch(
+        self, orders: np.ndarray, ks: Sequence[int], rates: Sequence[float], momentum: float
+    ) -> list[EpochResult]:
         """Train one epoch through autograd."""
-        model = self.model
+        (model,), (order,), (k,), (rate,) = self.models, orders, ks, rates
         parameters = dict(model.named_parameters())
         total = torch.zeros((), dtype=torch.float64)
         uses = torch.zeros(model.units, dtype=torch.int64)
@@ -31,4 +37,4 @@ class ReferenceEngine(Engine):
                     parameter.add_(velocity)
                 total += error.detach().sum().double()
                 uses += (code != 0).sum(0)
-        return EpochResult(loss=float(total) / len(order), uses=uses.numpy())
+        return [EpochResult(float(total) / len(order), uses.numpy(), self._finite())]

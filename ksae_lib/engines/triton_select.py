@@ -42,7 +42,7 @@ def warps(width: int) -> int:
 
 
 def largest_on_device(z: Tensor, k: Tensor) -> Tensor:
-    """As ``batched.largest``, for float32 rows: exact, 32 counts of each row, nothing leaves the device.
+    """As ``selection.by_sorting``, for float32 rows: exact, 32 counts of each row, nothing leaves the device.
 
     Args:
         z: pre-activations (shape: [models, batch, units]), contiguous float32.

@@ -1,11 +1,11 @@
-"""What an experiment of the study is: rows, searches and sweeps of runs, written in Python with a profile's settings."""
+"""What an experiment of the study is: rows, searches and sweeps of runs, written with a profile's settings."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ksae_lib.io import KsaeError
 from replication.data.base import DataConfig
@@ -35,7 +35,7 @@ class Row:
     seeds: int
     """How many the profile plans; one where chance has no part."""
     paper: str | None
-    """Key of the paper's figure in ``data/paper/reported.csv``."""
+    """Key of the paper's figure in ``data/paper/reported.csv``, where it has one."""
 
     @property
     def runs(self) -> tuple[Supervised, ...]:
@@ -61,14 +61,21 @@ class Search:
     trials: tuple[tuple[dict[str, Any], Supervised], ...]
 
 
+class Point(NamedTuple):
+    """A value of a setting, and how to get the run of each seed."""
+
+    value: Any
+    at: Callable[[int], ReadoutRun]
+
+
 @dataclass(frozen=True)
 class Sweep:
-    """One setting of a base run changed at a time, or several together, and how to get the run of each value."""
+    """One setting of a base run changed at a time, or several together."""
 
     factor: str
     base: Any
     """The value the base run has; of several settings, that none is changed."""
-    points: tuple[tuple[Any, Callable[[int], ReadoutRun]], ...]
+    points: tuple[Point, ...]
     seeds: int
 
 
@@ -108,7 +115,7 @@ class Experiment:
         """Every run the experiment needs, encoders before what is fitted on them, without repetition."""
         seen: set[str] = set()
         tried = (run for search in self.searches for _, run in search.trials)
-        swept = (at(seed) for sweep in self.sweeps for _, at in sweep.points for seed in range(sweep.seeds))
+        swept = (p.at(seed) for sweep in self.sweeps for p in sweep.points for seed in range(sweep.seeds))
         of_rows = (run for row in self.rows for run in row.runs)
         encoders: Iterator[Run] = itertools.chain(self.filters, self.compared, self.models.values())
         for wanted in itertools.chain(encoders, of_rows, self.curve, tried, swept):
@@ -165,7 +172,14 @@ class Settings:
         return ReadoutRun(data=self.data, encoder=encoder, readout=settings)
 
     def readout_row(
-        self, key: str, table: int, name: str, variant: str, method: Method | None, paper: str | None = "", **changes: Any
+        self,
+        key: str,
+        table: int,
+        name: str,
+        variant: str,
+        method: Method | None,
+        paper: str | None = "",
+        **changes: Any,
     ) -> Row:
         """A row of Table 1 or 2; ``paper`` is the row's own key unless given."""
         seeds = self.seeds if method is not None and method.uses_seed else 1
@@ -175,9 +189,7 @@ class Settings:
 
         return Row(key, table, name, variant, at, seeds, key if paper == "" else paper)
 
-    def tuned_row(
-        self, key: str, table: int, name: str, variant: str, layers: Sequence[Method], paper: str | None = "", **changes: Any
-    ) -> Row:
+    def tuned_row(self, key: str, table: int, name: str, variant: str, layers: Sequence[Method], **changes: Any) -> Row:
         """A row of Table 3 or 4; without layers the net starts from random weights."""
 
         def at(seed: int) -> Supervised:
@@ -185,7 +197,7 @@ class Settings:
             encoder = self.encoder(*layers, alpha=tuned.alpha, seed=seed) if layers else None
             return FinetuneRun(data=self.data, encoder=encoder, finetune=tuned)
 
-        return Row(key, table, name, variant, at, self.seeds, key if paper == "" else paper)
+        return Row(key, table, name, variant, at, self.seeds, key)
 
     def _tuning(self, **changes: Any) -> FinetuneConfig:
         given = {name: value for name, value in changes.items() if value is not None}

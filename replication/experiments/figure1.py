@@ -1,4 +1,4 @@
-"""Figure 1: MNIST filters at k = 70, 40, 25 and 10 (section 4.3), and what the start and the schedule change at k = 25."""
+"""Figure 1: MNIST filters at k = 70, 40, 25 and 10 (section 4.3), and other starts at k = 25."""
 
 from __future__ import annotations
 

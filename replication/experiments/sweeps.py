@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from replication.experiments.base import Experiment, Settings, Sweep, experiment
+from replication.experiments.base import Experiment, Point, Settings, Sweep, experiment
 from replication.experiments.chosen import method
 from replication.judge.readout import ReadoutConfig
 from replication.runs import ReadoutRun
@@ -21,7 +21,7 @@ def _at(s: Settings, changes: dict[str, Any]) -> Callable[[int], ReadoutRun]:
 
 
 def _sweep(s: Settings, factor: str, *values: Any) -> Sweep:
-    made = [(_value(_at(s, {factor: value})(0), factor), _at(s, {factor: value})) for value in values]
+    made = [Point(_value(_at(s, {factor: value})(0), factor), _at(s, {factor: value})) for value in values]
     return Sweep(factor, _value(_at(s, {})(0), factor), tuple(made), s.seeds)
 
 
@@ -53,7 +53,7 @@ def combinations(s: Settings) -> Experiment:
         {"k_ramp": 0.25, "epochs": 100}, {"batch_size": 30, "epochs": 100},
         {"k_ramp": 0.25, "batch_size": 30, "epochs": 100},
     )  # fmt: skip
-    points = tuple((changes, _at(s, changes)) for changes in together)
+    points = tuple(Point(changes, _at(s, changes)) for changes in together)
     return Experiment(shown_in=("settings",), sweeps=(Sweep("together", {}, points, s.seeds),))
 
 

@@ -10,7 +10,7 @@ _NAME = "k-sparse autoencoder"
 
 @experiment("table1", "smoke", "quick", "paper", "full")
 def table1(s: Settings) -> Experiment:
-    """The paper's eight rows with settings chosen on validation; k-sparse ones also without the schedule and as printed."""
+    """The paper's eight rows, settings chosen on validation; k-sparse ones also with k fixed and as printed."""
     ks = (40, 25, 10)
     return Experiment(
         notebook="02_unsupervised_table",

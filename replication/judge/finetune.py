@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
 from ksae_lib import schedule
 from ksae_lib.engines.cpu import mostly_zero
-from ksae_lib.model import KSparseAutoencoder
-from ksae_lib.training import DivergenceError
+from ksae_lib.engines.gpu import choose_largest
+from ksae_lib.loop import Checkpoint, DivergenceError, data_digest, run_epochs
 from replication.judge.sparse_net import SparseNetEngine
-from replication.methods.autoencoder import Autoencoder
-from replication.methods.base import Baseline, blocks, check_positive
-from replication.methods.dbn import DBN
-from replication.methods.kl_sparse import KLSparseAutoencoder
+from replication.judge.threads import few_threads
+from replication.methods.base import Device, check_examples, torch_device
 from replication.methods.layer import Layer
-from replication.methods.rbm import RBM
+
+_BLOCK = 5_000
+_ALIKE = ("epochs", "batch_size", "learning_rate", "learning_rate_end", "momentum", "momentum_end", "layerwise")
+Engine = Literal["auto", "reference"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +55,6 @@ class FinetuneConfig:
     """Hidden units of a net without pre-training."""
     weight_std: float = 0.01
     """Standard deviation of the Gaussian weights of a net without pre-training."""
-    engine: Literal["auto", "reference"] = "auto"
-    """``auto`` trains k-sparse nets on inputs that are mostly zero by sparse kernels, all else by autograd;
-    ``reference``: all by autograd."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -63,15 +62,15 @@ class FinetuneConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} is not possible: it must be at least 1.")
         for name in ("learning_rate", "learning_rate_end", "weight_std"):
-            check_positive(name, getattr(self, name))
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} = {value} is not possible: it must be a positive number.")
         for name in ("momentum", "momentum_end"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise ValueError(f"{name} = {value} is not possible: choose a number from 0 to below 1.")
         if not 1 <= self.alpha < math.inf:
             raise ValueError(f"alpha = {self.alpha} is not possible: the paper's α is a number, at least 1.")
-        if self.engine not in ("auto", "reference"):
-            raise ValueError(f"engine = {self.engine!r} is unknown: choose auto or reference.")
         if self.seed < 0:
             raise ValueError(f"seed = {self.seed} is not possible: choose a whole number from 0.")
 
@@ -86,8 +85,8 @@ class DiscriminativeNet(nn.Module):
 
     def __init__(self, layers: Sequence[Layer], classes: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.softmax = nn.Linear(layers[-1].weight.shape[0], classes, dtype=layers[-1].weight.dtype)
+        self.layers: Any = nn.ModuleList(layers)
+        self.softmax: Any = nn.Linear(layers[-1].weight.shape[0], classes, dtype=layers[-1].weight.dtype)
         nn.init.zeros_(self.softmax.weight)
         nn.init.zeros_(self.softmax.bias)
 
@@ -105,24 +104,21 @@ class DiscriminativeNet(nn.Module):
                     x = layer(x)
             else:
                 x = layer(x, noise)
-        return self.softmax(x)
+        logits: Tensor = self.softmax(x)
+        return logits
 
     @torch.no_grad()
+    def is_wrong(self, x: Tensor, y: Tensor) -> Tensor:
+        """Which examples are misclassified (shape: [examples])."""
+        return torch.cat([self(block).argmax(-1) for block in x.split(_BLOCK)], -1) != y
+
     def mistakes(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Indices of the misclassified examples."""
-        guesses = torch.cat([self(block).argmax(-1) for block in blocks(x)])
-        return np.flatnonzero(guesses.numpy() != y)
+        return np.flatnonzero(self.is_wrong(torch.from_numpy(np.array(x, np.float32)), torch.from_numpy(y)).numpy())
 
 
-def new_net(
-    encoders: Sequence[KSparseAutoencoder | Baseline], inputs: int, classes: int, config: FinetuneConfig
-) -> DiscriminativeNet:
-    """The net that encoders, from the input upwards, initialize; without any, one ReLU layer of random weights.
-
-    Raises:
-        ValueError: αk > units, or an encoder that cannot be fine-tuned.
-    """
-    layers = [layer for encoder in encoders for layer in _layers(encoder, config)]
+def new_net(layers: Sequence[Layer], inputs: int, classes: int, config: FinetuneConfig) -> DiscriminativeNet:
+    """The net of these layers, from the input upwards; of none, one ReLU layer of random weights."""
     if not layers:
         noise = torch.Generator().manual_seed(config.seed)
         weight = torch.empty(config.units, inputs).normal_(0, config.weight_std, generator=noise)
@@ -130,71 +126,120 @@ def new_net(
     return DiscriminativeNet(layers, classes)
 
 
-def _layers(encoder: KSparseAutoencoder | Baseline, config: FinetuneConfig) -> list[Layer]:
-    if isinstance(encoder, KSparseAutoencoder):
-        return [Layer(encoder.weight, encoder.bias, encoder.activation, encoder.alpha_k(config.alpha))]
-    if isinstance(encoder, Autoencoder):
-        rates = encoder.config.input_dropout, encoder.config.hidden_dropout
-        return [Layer(encoder.weight, encoder.bias, "relu", None, *rates)]
-    if isinstance(encoder, DBN):
-        return [layer for machine in encoder.machines for layer in _layers(machine, config)]  # type: ignore[arg-type]
-    if isinstance(encoder, RBM | KLSparseAutoencoder):
-        return [Layer(encoder.weight, encoder.bias, "sigmoid")]
-    raise ValueError(f"{type(encoder).__name__} has no units to fine-tune: choose another encoder.")
+def batch_key(config: FinetuneConfig, net: DiscriminativeNet) -> tuple[Any, ...]:
+    """What runs must have in common to be fine-tuned at once; α, units kept, start and seed may differ."""
+    kinds = [
+        (tuple(layer.weight.shape), layer.unit, layer.kept is None, layer.input_dropout, layer.hidden_dropout)
+        for layer in net.layers
+    ]
+    softmax = tuple(net.softmax.weight.shape), net.softmax.weight.dtype
+    return (*(getattr(config, name) for name in _ALIKE), *kinds, *softmax)
 
 
-class NetEngine(Protocol):
-    """Trains a net for one epoch by SGD with momentum; velocities start at zero."""
+def finetune(
+    nets: Sequence[DiscriminativeNet],
+    x: np.ndarray,
+    y: np.ndarray,
+    configs: Sequence[FinetuneConfig],
+    held_out: tuple[np.ndarray, np.ndarray] | None = None,
+    *,
+    device: Device = "auto",
+    engine: Engine = "auto",
+    checkpoint: Sequence[Path] | None = None,
+    progress: bool | None = None,
+) -> list[pd.DataFrame | DivergenceError]:
+    """Minimize each net's cross-entropy, in place, on its own order of the examples (sections 4.2.2, 4.5, 4.6).
 
-    def run_epoch(self, order: np.ndarray, rate: float, momentum: float) -> float:
-        """Mean cross-entropy of the examples in ``order``, each measured just before its batch's update."""
-
-
-class AutogradNetEngine:
-    """The arbiter: autograd and the printed momentum update.
+    On a GPU all nets are trained at once, by autograd. On a processor they are trained one after the other, by sparse
+    kernels if all layers are k-sparse and most inputs zero.
 
     Args:
-        net: trained in place.
-        x: examples (shape: [examples, inputs]).
-        y: classes (shape: [examples]).
-        batch_size: examples per update.
-        fixed: so many of the lowest layers stay as they are.
-        noise: source of the dropout.
+        nets: from ``new_net``.
+        x: examples (shape: [examples, inputs]), float32, finite.
+        y: classes from 0 (shape: [examples]).
+        configs: the run of each net; on a GPU all of one ``batch_key``.
+        held_out: examples and classes to watch, never trained on.
+        device: where. Noise of dropout is that device's; nets that are trained at once share one stream of it.
+        engine: ``reference``: all nets at once by autograd on a processor too.
+        checkpoint: a file for each run, resumed from if it exists; runs that are trained at once use the first.
+        progress: show a bar; None: only on a terminal.
+
+    Returns:
+        For each net one row an epoch: epoch, fixed_layers, learning_rate, momentum, loss, seconds (an epoch's divided
+        by the nets trained at once) and, with ``held_out``, validation_error in percent; or the error it diverged with.
+
+    Raises:
+        ValueError: examples or classes that cannot be trained on, or nets that cannot be trained at once.
     """
+    _refuse_unfit(nets[0], x, y)
+    where = torch_device(device)
+    if len(nets) > 1 and where.type == "cpu" and engine == "auto":
+        outcomes: list[pd.DataFrame | DivergenceError] = []
+        for n, (net, one) in enumerate(zip(nets, configs, strict=True)):
+            path = checkpoint and checkpoint[n : n + 1]
+            outcomes += finetune([net], x, y, [one], held_out, device=device, checkpoint=path, progress=progress)
+        return outcomes
+    if len(kinds := {batch_key(one, net) for one, net in zip(configs, nets, strict=True)}) != 1:
+        raise ValueError(f"Nets to be fine-tuned at once must be alike, these are of {len(kinds)} kinds.")
+    config = configs[0]
+    # A net alone keeps its two-dimensional products: in a stack of one they are rounded otherwise.
+    alone = len(nets) == 1 and where.type == "cpu"
+    together = nets[0] if alone else _stacked(nets, where)
+    parameters = [p.detach() for p in together.parameters()]
+    own = [[p if alone else p[run] for p in parameters] for run in range(len(nets))]
+    velocity = [torch.zeros_like(p) for p in parameters]
+    noise = torch.Generator(where).manual_seed(config.seed + 1)
+    trainer: SparseNetEngine | AutogradEngine
+    if alone and engine == "auto" and all(layer.kept is not None for layer in together.layers) and mostly_zero(x):
+        trainer = SparseNetEngine(together, velocity, x, y, config.batch_size)
+    else:
+        examples, classes = (torch.from_numpy(part).to(where) for part in (x, y))
+        trainer = AutogradEngine(together, velocity, examples, classes, config.batch_size, noise)
+    watched = None if held_out is None else [torch.from_numpy(part).to(where) for part in held_out]
+    plan = [(fixed, n, epochs) for fixed, epochs in stages(len(together.layers), config) for n in range(epochs)]
+    state = {f"parameter{n}": p for n, p in enumerate(parameters)} | {"noise": noise.get_state()}
+    state |= {f"velocity{n}": v for n, v in enumerate(velocity)}
 
-    def __init__(
-        self, net: DiscriminativeNet, x: np.ndarray, y: np.ndarray, batch_size: int, fixed: int, noise: torch.Generator
-    ) -> None:
-        self.net, self.fixed, self.noise, self.batch_size = net, fixed, noise, batch_size
-        self.x, self.y = torch.from_numpy(x), torch.from_numpy(y)
-        trained = [*net.layers[fixed:], net.softmax]
-        self.parameters = [p for part in trained for p in part.parameters()]
-        self.velocities = [torch.zeros_like(p) for p in self.parameters]
+    def epoch(number: int) -> list[dict[str, Any]]:
+        started = time.perf_counter()
+        fixed, of_stage, epochs = plan[number]
+        if of_stage == 0:
+            torch._foreach_zero_(velocity)
+        rate = schedule.linear_by_epoch(of_stage, epochs, config.learning_rate, config.learning_rate_end)
+        momentum = schedule.linear_by_epoch(of_stage, epochs, config.momentum, config.momentum_end)
+        orders = np.stack([schedule.order_of(one.seed, number, len(x)) for one in configs])
+        noise.set_state(state["noise"])
+        losses = trainer.run_epoch(orders, rate, momentum, fixed)
+        state["noise"].copy_(noise.get_state())
+        seconds = (time.perf_counter() - started) / len(nets)
+        row = {"epoch": number, "fixed_layers": fixed, "learning_rate": rate, "momentum": momentum}
+        rows = [{**row, "loss": loss, "seconds": seconds} for loss in losses]
+        if watched is None:
+            return rows
+        wrong = together.is_wrong(*watched).view(len(nets), -1).sum(1).tolist()
+        return [{**row, "validation_error": 100 * n / len(watched[1])} for row, n in zip(rows, wrong, strict=True)]
 
-    def run_epoch(self, order: np.ndarray, rate: float, momentum: float) -> float:
-        """See ``NetEngine``."""
-        total = 0.0
-        for rows in torch.from_numpy(order).split(self.batch_size):
-            loss = cross_entropy(self.net(self.x[rows], self.noise, self.fixed), self.y[rows])
-            gradients = torch.autograd.grad(loss, self.parameters)
-            with torch.no_grad():
-                for parameter, velocity, gradient in zip(self.parameters, self.velocities, gradients, strict=True):
-                    velocity.mul_(momentum).sub_(gradient, alpha=rate)
-                    parameter.add_(velocity)
-            total += float(loss.detach()) * len(rows)
-        return total / len(order)
+    saver = None
+    if checkpoint:
+        start = [data_digest(p.cpu().numpy()) for p in parameters]
+        run = {"runs": [asdict(one) for one in configs], "data": data_digest(x), "start": start}
+        saver = Checkpoint(checkpoint[0], run, state)
+    with few_threads(len(x)):
+        trained = run_epochs(
+            "Fine-tuning",
+            len(plan),
+            epoch,
+            is_finite=lambda run: all(bool(p.isfinite().all()) for p in own[run]),
+            checkpoint=saver,
+            progress=progress,
+        )
+    for net, values in zip(nets, own, strict=True):
+        for parameter, value in zip(net.parameters(), values, strict=True):
+            parameter.data.copy_(value)
+    return [one if isinstance(one, DivergenceError) else pd.DataFrame(one) for one in trained]
 
 
-def make_engine(
-    net: DiscriminativeNet, x: np.ndarray, y: np.ndarray, config: FinetuneConfig, fixed: int, noise: torch.Generator
-) -> NetEngine:
-    """The engine the config names; sparse kernels where every hidden layer is k-sparse and most inputs are zero."""
-    if config.engine == "auto" and all(layer.kept is not None for layer in net.layers) and mostly_zero(x):
-        return SparseNetEngine(net.layers, net.softmax, x, y, config.batch_size, fixed)
-    return AutogradNetEngine(net, x, y, config.batch_size, fixed, noise)
-
-
-def stages(layers: int, config: FinetuneConfig) -> Iterator[tuple[int, int]]:
+def stages(layers: int, config: FinetuneConfig) -> list[tuple[int, int]]:
     """Number of fixed layers and epochs of each stage (section 4.6).
 
     Deep and layer-wise: softmax alone, then each layer from the top down joins; a stage has an equal part of the
@@ -202,74 +247,79 @@ def stages(layers: int, config: FinetuneConfig) -> Iterator[tuple[int, int]]:
     """
     number = layers + 1 if layers > 1 and config.layerwise else 1
     share = config.epochs // number
-    for stage in range(number - 1):
-        yield layers - stage, share
-    yield 0, config.epochs - share * (number - 1)
+    return [*((layers - stage, share) for stage in range(number - 1)), (0, config.epochs - share * (number - 1))]
 
 
-def finetune(
-    net: DiscriminativeNet,
-    x: np.ndarray,
-    y: np.ndarray,
-    config: FinetuneConfig,
-    held_out: tuple[np.ndarray, np.ndarray] | None = None,
-    progress: bool | None = None,
-) -> pd.DataFrame:
-    """Minimize the cross-entropy, in place (sections 4.2.2, 4.5, 4.6).
+@dataclass
+class AutogradEngine:
+    """The arbiter: autograd and the printed momentum update, for one net or for several stacked."""
 
-    Args:
-        net: from ``new_net``.
-        x: examples (shape: [examples, inputs]), float32, finite.
-        y: classes from 0 (shape: [examples]).
-        config: the run.
-        held_out: examples and classes to watch, never trained on.
-        progress: show a bar; None: only on a terminal.
+    net: DiscriminativeNet
+    """Trained in place; of several nets every parameter is stacked (shape: [nets, …])."""
+    velocity: list[Tensor]
+    """Of each parameter of the net, in their order; kept up to date."""
+    x: Tensor
+    """Examples (shape: [examples, inputs]), on the net's device."""
+    y: Tensor
+    """Classes (shape: [examples])."""
+    batch_size: int
+    noise: torch.Generator
+    """Source of the dropout."""
 
-    Returns:
-        One row an epoch: epoch, fixed_layers, learning_rate, momentum, loss, seconds and, with ``held_out``,
-        validation_error in percent.
+    def run_epoch(self, orders: np.ndarray, rate: float, momentum: float, fixed: int) -> list[float]:
+        """Train on every example once.
 
-    Raises:
-        DivergenceError: the loss stopped being finite.
-        ValueError: examples or classes that cannot be trained on.
-    """
-    refuse_unfit(net, x, y)
-    noise = torch.Generator().manual_seed(config.seed + 1)
-    rows: list[dict[str, Any]] = []
-    with tqdm(total=config.epochs, unit="epoch", disable=None if progress is None else not progress) as bar:
-        for fixed, epochs in stages(len(net.layers), config):
-            engine = make_engine(net, x, y, config, fixed, noise)
-            for epoch in range(epochs):
-                started = time.perf_counter()
-                rate = schedule.linear_by_epoch(epoch, epochs, config.learning_rate, config.learning_rate_end)
-                momentum = schedule.linear_by_epoch(epoch, epochs, config.momentum, config.momentum_end)
-                order = schedule.order_of(config.seed, len(rows), len(x))
-                loss = engine.run_epoch(order, rate, momentum)
-                if not (math.isfinite(loss) and all(bool(p.isfinite().all()) for p in net.parameters())):
-                    raise DivergenceError(
-                        f"Fine-tuning diverged: the loss or a weight stopped being finite (loss {loss:.3g}) in epoch "
-                        f"{len(rows)} (counted from 0) at learning rate {rate:g}. Lower the learning rate."
-                    )
-                row = {"epoch": len(rows), "fixed_layers": fixed, "learning_rate": rate, "momentum": momentum}
-                row |= {"loss": loss, "seconds": time.perf_counter() - started}
-                if held_out is not None:
-                    row["validation_error"] = 100 * len(net.mistakes(*held_out)) / len(held_out[1])
-                rows.append(row)
-                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-                bar.update()
-    return pd.DataFrame(rows)
+        Args:
+            orders: of the examples, one row a net (shape: [nets, examples]).
+            rate: learning rate η.
+            momentum: m of ``v ← m v − η ∇E``.
+            fixed: so many of the lowest layers stay as they are.
+
+        Returns:
+            Mean cross-entropy of each net, every example measured just before its batch's update.
+        """
+        trained = list[Tensor](self.net.parameters())[2 * fixed :]
+        velocity = self.velocity[2 * fixed :]
+        total = torch.zeros(len(orders), dtype=torch.float64, device=self.x.device)
+        for rows in torch.from_numpy(orders).to(self.x.device).split(self.batch_size, 1):
+            losses = _cross_entropies(self.net(self.x[rows], self.noise, fixed), self.y[rows])
+            gradients = torch.autograd.grad(losses.sum(), trained)
+            with torch.no_grad():
+                torch._foreach_mul_(velocity, momentum)
+                torch._foreach_add_(velocity, gradients, alpha=-rate)
+                torch._foreach_add_(trained, velocity)
+            total += losses.detach().double() * rows.shape[1]
+        means: list[float] = (total / orders.shape[1]).tolist()
+        return means
 
 
-def refuse_unfit(net: DiscriminativeNet, x: np.ndarray, y: np.ndarray) -> None:
-    """Refuse what a net cannot be fine-tuned on.
+def _cross_entropies(logits: Tensor, y: Tensor) -> Tensor:
+    """Mean cross-entropy of each net (shape: [nets])."""
+    # Torch sums the mean of one net in an order of its own, which stored histories have.
+    if len(y) == 1:
+        return cross_entropy(logits[0], y[0]).unsqueeze(0)
+    return cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(y.shape).mean(1)
 
-    Raises:
-        ValueError: examples or classes that cannot be trained on.
-    """
-    if x.ndim != 2 or len(x) == 0 or y.shape != (len(x),):
-        raise ValueError(f"Examples have shape {x.shape} and classes {y.shape}: one row and one class for each.")
-    classes = net.softmax.out_features
+
+def _stacked(nets: Sequence[DiscriminativeNet], device: torch.device) -> DiscriminativeNet:
+    """Alike nets as one whose parameters are stacked (shape: [nets, …]) on a device."""
+    together = copy.deepcopy(nets[0])
+    together.softmax = Layer(together.softmax.weight, together.softmax.bias, "linear")
+    for layer, *same in zip(*([*net.layers, net.softmax] for net in (together, *nets)), strict=True):
+        layer.weight, layer.bias = (
+            nn.Parameter(torch.stack([getattr(one, name).detach() for one in same]).to(device))
+            for name in ("weight", "bias")
+        )
+        if layer.kept is not None:
+            layer.kept = torch.tensor([one.kept for one in same], device=device).view(-1, 1, 1)
+            layer.select = choose_largest(device, layer.weight.dtype)
+    return together
+
+
+def _refuse_unfit(net: DiscriminativeNet, x: np.ndarray, y: np.ndarray) -> None:
+    check_examples(x)
+    classes = net.softmax.weight.shape[0]
+    if y.shape != (len(x),):
+        raise ValueError(f"{len(x)} examples and classes of shape {y.shape}: there must be one class for each.")
     if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= classes:
         raise ValueError(f"Classes must be whole numbers from 0 to {classes - 1}.")
-    if not np.isfinite(x).all():
-        raise ValueError("Examples hold NaN or infinite values: remove or replace them first.")

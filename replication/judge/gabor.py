@@ -92,35 +92,15 @@ def main_image(filters: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.einsum("upc,uc->up", colours, directions[:, 0]).reshape(len(filters), *shape[:2])
 
 
-def localized_and_oriented(filters: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Which colour filters are localized and oriented (claim C10), and the variance their Gabor fits explain.
+def gabor_report(filters: np.ndarray, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Share of the first 300 colour filters that are localized and oriented (claim C10), beside that of Gaussian noise.
 
     A filter counts if its best Gabor function explains at least half of its variance, has an envelope of which the
     smaller standard deviation is below a quarter of the side, and at least one cycle in the side or an
     envelope twice as long as wide: flat and round filters have no orientation.
 
     Args:
-        filters: shape [units, height · width · 3], no filter constant.
-        shape: (height, width, 3).
-
-    Returns:
-        Both of shape [units].
-    """
-    fits = [fit_gabor(image) for image in main_image(filters, shape)]
-    counts = [fit.explained >= _EXPLAINED and _is_local_and_oriented(fit, shape[0]) for fit in fits]
-    return np.array(counts), np.array([fit.explained for fit in fits])
-
-
-def _is_local_and_oriented(fit: GaborFit, side: int) -> bool:
-    narrow, wide = sorted(fit.widths)
-    return narrow < side / 4 and (fit.frequency >= 1 / side or wide >= 2 * narrow)
-
-
-def gabor_report(filters: np.ndarray, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Share of the first 300 filters that are localized and oriented, beside as many of Gaussian noise.
-
-    Args:
-        filters: of units that are in use (shape: [units, height · width · 3]).
+        filters: of units that are in use (shape: [units, height · width · 3]), none constant.
         shape: (height, width, 3).
 
     Returns:
@@ -131,6 +111,13 @@ def gabor_report(filters: np.ndarray, shape: tuple[int, ...]) -> dict[str, Any]:
     control = np.random.default_rng(0).normal(size=filters.shape)
     report: dict[str, Any] = {"filters": len(filters)}
     for name, some in (("", filters), ("control_", control)):
-        counts, explained = localized_and_oriented(some, shape)
-        report |= {f"{name}share": float(counts.mean()), f"{name}explained": explained.round(3).tolist()}
+        fits = [fit_gabor(image) for image in main_image(some, shape)]
+        report[f"{name}share"] = sum(_is_local_and_oriented(fit, shape[0]) for fit in fits) / len(fits)
+        report[f"{name}explained"] = np.round([fit.explained for fit in fits], 3).tolist()
     return report
+
+
+def _is_local_and_oriented(fit: GaborFit, side: int) -> bool:
+    narrow, wide = sorted(fit.widths)
+    oriented = fit.frequency >= 1 / side or wide >= 2 * narrow
+    return fit.explained >= _EXPLAINED and narrow < side / 4 and oriented

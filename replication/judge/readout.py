@@ -1,26 +1,24 @@
-"""Logistic regression on frozen codes; everything chosen on validation (paper, section 4.4)."""
+"""The readout: multinomial logistic regression on fixed codes, α and the penalty chosen on validation (section 4.4)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
-from scipy import sparse
+from torch import nn
 
-from ksae_lib.codes import exact_codes
 from ksae_lib.metrics import fraction_of_variance_unexplained
-from ksae_lib.model import CodeMode, KSparseAutoencoder
-from replication.data import Dataset
-from replication.judge.batched_logistic import BatchedLogisticProblem
+from ksae_lib.model import CodeMode
 from replication.judge.logistic import Features, LogisticProblem, Solution
-from replication.methods import Baseline
-from replication.methods.base import encode_all
+from replication.judge.threads import few_threads
+from replication.methods.base import Device, torch_device
 
-_CHUNK = 1_000
+if TYPE_CHECKING:
+    from replication.data.base import Dataset
+    from replication.methods.base import Method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +58,9 @@ class ReadoutResult(NamedTuple):
     """What the validation-chosen readout achieves; errors in percent."""
 
     selected: dict[str, float]
-    """What validation chose: l2, and alpha for codes."""
+    """What validation chose: l2, and alpha for codes that have one."""
+    code_mode: str
+    """The codes that were used, a value of ``CodeMode``."""
     validation_error: float
     test_error: float
     test_mistakes: list[int]
@@ -70,37 +70,8 @@ class ReadoutResult(NamedTuple):
     also fvu, the variance of the validation images that the same codes leave unexplained."""
 
 
-def sparse_codes(model: KSparseAutoencoder, x: np.ndarray, alpha: float) -> sparse.csr_array:
-    """Codes supp_αk as CSR (shape: [examples, units]), section 2.2."""
-    return sparse_codes_for(model, x, (alpha,))[0]
-
-
-def sparse_codes_for(
-    model: KSparseAutoencoder, x: np.ndarray, alphas: tuple[float, ...]
-) -> tuple[sparse.csr_array, ...]:
-    """Codes supp_αk for each α, of one product with the dictionary; see ``sparse_codes``."""
-    ks = [model.alpha_k(alpha) for alpha in alphas]
-    blocks = [exact_codes(model, x[start : start + _CHUNK], ks) for start in range(0, len(x), _CHUNK)]
-    return tuple(sparse.csr_array(sparse.vstack(made)) for made in zip(*blocks, strict=True))
-
-
-def dense_relu_codes(model: KSparseAutoencoder, x: np.ndarray) -> np.ndarray:
-    """The positive entries of the codes before selection (shape: [examples, units])."""
-    return np.maximum(model.encode(torch.from_numpy(np.array(x)), CodeMode.DENSE).numpy(), 0)
-
-
-def dense_codes(model: KSparseAutoencoder | Baseline, x: np.ndarray, alpha: float) -> np.ndarray:
-    """Codes as an array (shape: [examples, units]), of a k-sparse autoencoder supp_αk."""
-    if isinstance(model, KSparseAutoencoder):
-        return sparse_codes(model, x, alpha).toarray()
-    return encode_all(model, x)
-
-
 def evaluate(
-    data: Dataset,
-    model: KSparseAutoencoder | Baseline | None,
-    config: ReadoutConfig,
-    device: torch.device | str = "cpu",
+    data: Dataset, method: Method, model: nn.Module, config: ReadoutConfig, device: Device = "auto"
 ) -> ReadoutResult:
     """Fit a multinomial logistic regression for each (α, l2) and keep the one with the lowest validation error.
 
@@ -109,39 +80,48 @@ def evaluate(
 
     Args:
         data: labelled images.
-        model: encoder, or None for raw pixels. Only k-sparse codes have an α.
-        config: grid and solver.
-        device: a GPU solves the problems of one α together, each from zero instead of from the one before.
+        method: says what the codes are; ``pixels`` for the images themselves.
+        model: what the method fitted, on the processor.
+        config: grid and solver. Only k-sparse codes have an α.
+        device: where the products of the solver run.
     """
+    mode = method.code_mode(config.dense_relu)
+    alphas = config.alphas if mode is CodeMode.ALPHA_K else (1.0,)
     rows: list[dict[str, Any]] = []
     mistakes = []
-    alphas = _alphas(model, config)
-    parts = (_features(model, x, alphas) for x in (data.train_x, data.validation_x, data.test_x))
-    for alpha, train, validation, test in zip(alphas, *parts, strict=True):
-        fvu = _unexplained(model, validation, data.validation_x)
-        solutions = _solutions(train, data.train_y, data.classes, config, config.l2, device)
-        for l2, solution in zip(config.l2, solutions, strict=True):
-            wrong = solution.predict(test) != data.test_y
-            mistakes.append(np.flatnonzero(wrong))
-            rows.append(
-                {
-                    "alpha": alpha,
-                    "fvu": fvu,
-                    "l2": l2,
-                    "train_error": _percent(solution.predict(train) != data.train_y),
-                    "validation_error": _percent(solution.predict(validation) != data.validation_y),
-                    "test_error": _percent(wrong),
-                    "iterations": solution.iterations,
-                    "converged": solution.converged,
-                }
-            )
-    trials = pd.DataFrame(rows)
-    best = int(trials["validation_error"].argmin())
-    chosen, missed = rows[best], mistakes[best]
-    if config.refit:
-        missed = _refitted_mistakes(data, model, chosen, config, device)
+    with few_threads(len(data.train_x)):
+        parts = (method.codes(model, x, mode, alphas) for x in (data.train_x, data.validation_x, data.test_x))
+        for alpha, train, validation, test in zip(alphas, *parts, strict=True):
+            fvu = _unexplained(model, validation, data.validation_x) if method.has_alpha else None
+            solutions = _solutions(train, data.train_y, data.classes, config, config.l2, device)
+            for l2, solution in zip(config.l2, solutions, strict=True):
+                wrong = solution.predict(test) != data.test_y
+                mistakes.append(np.flatnonzero(wrong))
+                rows.append(
+                    {
+                        "alpha": alpha if mode is CodeMode.ALPHA_K else None,
+                        "fvu": fvu,
+                        "l2": l2,
+                        "train_error": _percent(solution.predict(train) != data.train_y),
+                        "validation_error": _percent(solution.predict(validation) != data.validation_y),
+                        "test_error": _percent(wrong),
+                        "iterations": solution.iterations,
+                        "converged": solution.converged,
+                    }
+                )
+        trials = pd.DataFrame(rows)
+        best = int(trials["validation_error"].argmin())
+        chosen, missed = rows[best], mistakes[best]
+        if config.refit:
+            images = np.concatenate([data.train_x, data.validation_x])
+            labels = np.concatenate([data.train_y, data.validation_y])
+            alpha = (chosen["alpha"] or 1.0,)
+            train, test = (method.codes(model, part, mode, alpha)[0] for part in (images, data.test_x))
+            solution = _solutions(train, labels, data.classes, config, (chosen["l2"],), device)[0]
+            missed = np.flatnonzero(solution.predict(test) != data.test_y)
     return ReadoutResult(
         selected={name: chosen[name] for name in ("alpha", "l2") if chosen[name] is not None},
+        code_mode=mode.value,
         validation_error=chosen["validation_error"],
         test_error=round(100 * len(missed) / len(data.test_y), 6),
         test_mistakes=missed.tolist(),
@@ -149,54 +129,17 @@ def evaluate(
     )
 
 
-def _alphas(model: KSparseAutoencoder | Baseline | None, config: ReadoutConfig) -> tuple[float | None, ...]:
-    return config.alphas if isinstance(model, KSparseAutoencoder) and not config.dense_relu else (None,)
-
-
 def _solutions(
-    x: Features, y: np.ndarray, classes: int, config: ReadoutConfig, l2: Sequence[float], device: torch.device | str
+    x: Features, y: np.ndarray, classes: int, config: ReadoutConfig, l2: Sequence[float], device: Device
 ) -> list[Solution]:
-    """A classifier for each weight of the penalty."""
-    # With more features than examples the problem is a small one.
-    if torch.device(device).type != "cpu" and x.shape[1] <= x.shape[0]:
-        return BatchedLogisticProblem(x, y, classes, device).solve(l2, config.tolerance, config.max_iterations)
-    problem, made = LogisticProblem(x, y, classes), list[Solution]()
+    """A classifier for each weight of the penalty, each begun where the one before ended."""
+    problem, made = LogisticProblem(x, y, classes, torch_device(device)), list[Solution]()
     for value in l2:
         made.append(problem.solve(value, config.tolerance, config.max_iterations, made[-1] if made else None))
     return made
 
 
-def _refitted_mistakes(
-    data: Dataset,
-    model: KSparseAutoencoder | Baseline | None,
-    chosen: dict[str, Any],
-    config: ReadoutConfig,
-    device: torch.device | str,
-) -> np.ndarray:
-    both = np.concatenate([data.train_x, data.validation_x])
-    x, test = (_features(model, part, (chosen["alpha"],))[0] for part in (both, data.test_x))
-    y = np.concatenate([data.train_y, data.validation_y])
-    solution = _solutions(x, y, data.classes, config, (chosen["l2"],), device)[0]
-    return np.flatnonzero(solution.predict(test) != data.test_y)
-
-
-def _features(
-    model: KSparseAutoencoder | Baseline | None, x: np.ndarray, alphas: tuple[float | None, ...]
-) -> Sequence[sparse.csr_array | np.ndarray]:
-    """What the readout sees of each example, for each α."""
-    if model is None:
-        return [sparse.csr_array(x)]
-    if not isinstance(model, KSparseAutoencoder):
-        return [encode_all(model, x)]
-    kept = tuple(alpha for alpha in alphas if alpha is not None)
-    return sparse_codes_for(model, x, kept) if kept else [dense_relu_codes(model, x)]
-
-
-def _unexplained(
-    model: KSparseAutoencoder | Baseline | None, codes: sparse.csr_array | np.ndarray, x: np.ndarray
-) -> float | None:
-    if not isinstance(model, KSparseAutoencoder):
-        return None
+def _unexplained(model: Any, codes: Features, x: np.ndarray) -> float:
     reconstruction = codes @ model.weight.detach().numpy() + model.visible_bias.detach().numpy()
     return fraction_of_variance_unexplained(x, reconstruction)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ ACTIVATIONS: dict[Unit, Callable[[Tensor], Tensor]] = {
 
 class Layer(nn.Module):
     """``h = f(Wᵀx + b)`` with the regularizer of its pre-training (section 4.5).
+
+    Weights may be those of several alike layers (shape: [layers, units, inputs], biases [layers, units]): each then has
+    examples of its own (shape: [layers, batch, inputs]) or all have the same.
 
     Args:
         weight: one unit a row (shape: [units, inputs]); copied.
@@ -43,7 +46,8 @@ class Layer(nn.Module):
         self.weight = nn.Parameter(weight.detach().clone())
         self.bias = nn.Parameter(bias.detach().clone())
         self.unit = unit
-        self.kept = kept
+        self.kept: int | Tensor | None = kept
+        self.select: Callable[[Tensor, Any], Tensor] = supp_k
         self.input_dropout = input_dropout
         self.hidden_dropout = hidden_dropout
 
@@ -51,9 +55,9 @@ class Layer(nn.Module):
         """Activities (shape: [batch, units]); with ``noise``, as in training."""
         if noise is not None:
             x = drop(x, self.input_dropout, noise)
-        z = x @ self.weight.T + self.bias
+        z = x @ self.weight.mT + self.bias.unsqueeze(-2)
         if self.kept is not None:
-            z = z * supp_k(z.detach(), self.kept)
+            z = z * self.select(z.detach(), self.kept)
         h = ACTIVATIONS[self.unit](z)
         return h if noise is None else drop(h, self.hidden_dropout, noise)
 

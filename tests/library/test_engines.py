@@ -102,7 +102,7 @@ def numpy_step(
 
 def epochs_of(engine: Engine, k: int, count: int, rate: float = 0.02, momentum: float = 0.9) -> list[float]:
     orders = [np.random.default_rng(epoch).permutation(len(engine.x)) for epoch in range(count)]
-    return [engine.run_epoch(order, k, rate, momentum).loss for order in orders]
+    return [engine.run_epoch(order[None], [k], [rate], momentum)[0].loss for order in orders]
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -114,7 +114,7 @@ def test_gradients_are_those_of_central_differences(kind: type[Engine], density:
     p = arrays(model)
     z = np.sort(x @ p["weight"].T + p["bias"], axis=1)
     assert (z[:, -case.k] - z[:, -case.k - 1]).min() > 1e-3 and np.abs(z).min() > 1e-3, "too near a tie or a kink"
-    kind(model, x, case.batch).run_epoch(np.arange(len(x)), case.k, rate=1.0, momentum=0.0)
+    kind([model], x, case.batch).run_epoch(np.arange(len(x))[None], [case.k], [1.0], momentum=0.0)
     h = 1e-5
     for name, parameter in p.items():
         slope = np.empty_like(parameter)
@@ -136,7 +136,7 @@ def test_epochs_with_momentum_are_those_of_numpy(kind: type[Engine], case: Case,
     x, model = make_data(case, np.float64), make_model(case, activation, torch.float64)
     p = arrays(model)
     v = {name: np.zeros_like(value) for name, value in p.items()}
-    engine = kind(model, x, case.batch)
+    engine = kind([model], x, case.batch)
     for epoch in range(2):
         order = np.random.default_rng(epoch).permutation(len(x))
         expected = 0.0
@@ -144,7 +144,9 @@ def test_epochs_with_momentum_are_those_of_numpy(kind: type[Engine], case: Case,
             batch = x[order[start : start + case.batch]]
             expected += numpy_loss(p, batch, case.k, activation) * len(batch)
             numpy_step(p, v, batch, case.k, 0.02, 0.9, activation)
-        assert engine.run_epoch(order, case.k, 0.02, 0.9).loss == pytest.approx(expected / len(x), rel=1e-12)
+        assert engine.run_epoch(order[None], [case.k], [0.02], 0.9)[0].loss == pytest.approx(
+            expected / len(x), rel=1e-12
+        )
     for name, value in arrays(model).items():
         np.testing.assert_allclose(value, p[name], rtol=1e-9, atol=1e-12, err_msg=name)
         np.testing.assert_allclose(engine.velocity[name].numpy(), v[name], rtol=1e-9, atol=1e-12, err_msg=name)
@@ -157,7 +159,7 @@ def test_engines_agree_to_float32_rounding(case: Case, activation: Activation, o
     x, models = make_data(case), [make_model(case, activation) for _ in ENGINES]
     start = arrays(models[0])
     batch = case.examples if one_step else case.batch
-    engines = [kind(model, x, batch) for kind, model in zip(ENGINES, models, strict=True)]
+    engines = [kind([model], x, batch) for kind, model in zip(ENGINES, models, strict=True)]
     assert isinstance(engines[1], CpuEngine)
     assert (engines[1]._sparse is None) == (case.density == 1), "the data do not take the path this case is for"
     losses = [epochs_of(engine, case.k, 1 if one_step else 3) for engine in engines]
@@ -175,7 +177,7 @@ def test_uses_count_the_kept_units_that_are_not_zero(kind: type[Engine], k: int,
     case = CASES[1]
     x, model = make_data(case), make_model(case, activation)
     p = arrays(model)
-    result = kind(model, x, case.examples).run_epoch(np.arange(case.examples), k, 0.01, 0.9)
+    (result,) = kind([model], x, case.examples).run_epoch(np.arange(case.examples)[None], [k], [0.01], 0.9)
     z = x @ p["weight"].T + p["bias"]
     kept = numpy_support(z, k) & (z > 0 if activation == "relu" else True)
     assert activation == "relu" or result.uses.sum() == case.examples * k
@@ -187,7 +189,7 @@ def test_a_batch_larger_than_the_data_is_averaged_over_the_data(kind: type[Engin
     case = CASES[1]
     models = [make_model(case) for _ in range(2)]
     losses = [
-        epochs_of(kind(model, make_data(case), size), case.k, 2) for model, size in zip(models, (50, 90), strict=True)
+        epochs_of(kind([model], make_data(case), size), case.k, 2) for model, size in zip(models, (50, 90), strict=True)
     ]
     assert losses[0] == losses[1]
     assert all(np.array_equal(value, arrays(models[1])[name]) for name, value in arrays(models[0]).items())
@@ -197,11 +199,11 @@ def test_a_batch_larger_than_the_data_is_averaged_over_the_data(kind: type[Engin
 def test_momentum_moves_units_that_are_no_longer_kept(kind: type[Engine]) -> None:
     case = Case(7, 5, 1, 6, 6, 1.0)
     model = make_model(case)
-    engine = kind(model, make_data(case), case.batch)
+    engine = kind([model], make_data(case), case.batch)
     for name, velocity in engine.velocity.items():
         velocity.fill_(0.5 if name == "weight" else 0.0)
     before = arrays(model)["weight"]
-    uses = engine.run_epoch(np.arange(6), 1, 0.0, 0.9).uses
+    uses = engine.run_epoch(np.arange(6)[None], [1], [0.0], 0.9)[0].uses
     assert (uses == 0).any()
     np.testing.assert_allclose(arrays(model)["weight"] - before, 0.45, rtol=1e-5)
 
@@ -219,7 +221,7 @@ def test_results_do_not_depend_on_the_number_of_threads(case: Case, numba_thread
     for threads in (1, numba_threads):
         numba.set_num_threads(threads)
         model = make_model(case)
-        results.append((epochs_of(CpuEngine(model, make_data(case), case.batch), case.k, 3), arrays(model)))
+        results.append((epochs_of(CpuEngine([model], make_data(case), case.batch), case.k, 3), arrays(model)))
     assert results[0][0] == results[1][0]
     assert all(np.array_equal(value, results[1][1][name]) for name, value in results[0][1].items())
 
@@ -246,7 +248,7 @@ def test_bfloat16_support_keeps_values_in_full_precision() -> None:
 def test_bfloat16_support_comes_within_1_percent_of_the_loss(mnist: Dataset) -> None:
     losses = []
     for support_dtype in ("float32", "bfloat16"):
-        engine = CpuEngine(mnist_model(), mnist.train_x, 100, support_dtype)  # type: ignore[arg-type]
+        engine = CpuEngine([mnist_model()], mnist.train_x, 100, support_dtype)  # type: ignore[arg-type]
         losses.append(epochs_of(engine, 20, 1, rate=0.01)[0])
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
     assert losses[0] != losses[1]
@@ -263,13 +265,13 @@ def test_weights_that_are_not_finite_give_such_a_loss(
     model = make_model(case)
     with torch.no_grad():
         model.weight[unit] = bad
-    assert not np.isfinite(epochs_of(kind(model, make_data(case), case.batch), case.k, 2)).any()
+    assert not np.isfinite(epochs_of(kind([model], make_data(case), case.batch), case.k, 2)).any()
 
 
 def test_after_an_epoch_of_mnist_losses_agree_to_1e_5_and_99_percent_of_supports(mnist: Dataset) -> None:
     models = [mnist_model() for _ in ENGINES]
     losses = [
-        epochs_of(kind(model, mnist.train_x, 100), 20, 1, rate=0.01)[0]
+        epochs_of(kind([model], mnist.train_x, 100), 20, 1, rate=0.01)[0]
         for kind, model in zip(ENGINES, models, strict=True)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

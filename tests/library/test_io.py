@@ -1,12 +1,20 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
+import subprocess
+import sys
+import textwrap
+import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+from ksae_lib import KSparseAutoencoder
 from ksae_lib import io as files
 
 
@@ -73,3 +81,133 @@ def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="file"):
         files.write_text(tmp_path / "file" / "inside.txt", "x")
+
+
+def model_of(**changes: object) -> KSparseAutoencoder:
+    built: dict[str, object] = {"inputs": 5, "units": 9, "k": 3, "activation": "relu", "selection": "threshold"}
+    model = KSparseAutoencoder(**(built | changes))  # type: ignore[arg-type]
+    model.calibrate_threshold(torch.randn(20, 5, generator=torch.Generator().manual_seed(0)))
+    return model
+
+
+def test_a_model_that_was_saved_is_the_same_when_loaded(tmp_path: Path) -> None:
+    model, path = model_of(), tmp_path / "new" / "model.safetensors"
+    files.save_model(model, path, made={"by": "a test", "seed": 3})
+    again, metadata = files.read_model(path)
+    for name in ("inputs", "units", "k", "activation", "selection"):
+        assert getattr(again, name) == getattr(model, name)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    assert metadata["made"] == {"by": "a test", "seed": 3} and metadata["version"] == 1
+    assert list(path.parent.iterdir()) == [path]
+    x = torch.randn(4, 5)
+    assert torch.equal(files.load_model(path).encode(x, "threshold"), model.encode(x, "threshold"))
+
+
+def test_a_model_of_double_precision_stays_one(tmp_path: Path) -> None:
+    files.save_model(model_of().double(), tmp_path / "model.safetensors")
+    assert files.load_model(tmp_path / "model.safetensors").weight.dtype == torch.float64
+
+
+def test_a_file_with_any_changed_byte_is_refused_or_says_the_same(tmp_path: Path) -> None:
+    model, path = model_of(), tmp_path / "model.safetensors"
+    files.save_model(model, path)
+    content = path.read_bytes()
+    refused = 0
+    for place in range(0, len(content), 7):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        try:
+            again = files.load_model(path)
+        except ValueError as error:
+            assert str(error).startswith(f"{path} is damaged or of another kind") and str(error).endswith(").")
+            refused += 1
+        else:
+            assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    assert refused > 0.95 * len(content) / 7
+
+
+def test_other_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(FileNotFoundError):
+        files.load_model(path)
+    with pytest.raises(IsADirectoryError):
+        files.load_model(tmp_path)
+    for content in (b"", b"not a model", b"\xff" * 5000):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="damaged or of another kind"):
+            files.load_model(path)
+    save_file({"weight": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match="damaged or of another kind"):
+        files.load_model(path)
+    files.save_tensors({"weight": torch.zeros(3)}, path, {"what": "a checkpoint"})
+    with pytest.raises(ValueError, match="holds no model that save_model wrote"):
+        files.load_model(path)
+    files.save_tensors({"weight": torch.zeros(3)}, path, {"version": 2})
+    with pytest.raises(ValueError, match="later version of ksae_lib: install that"):
+        files.load_model(path)
+
+
+def test_saved_models_are_plain_safetensors_with_a_json_header(tmp_path: Path) -> None:
+    files.save_model(model_of(), tmp_path / "model.safetensors")
+    content = (tmp_path / "model.safetensors").read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    assert json.loads(header["__metadata__"]["model"])["units"] == 9
+    assert load_file(tmp_path / "model.safetensors")["weight"].shape == (9, 5)
+
+
+def test_a_disk_that_is_full_while_tensors_are_written_is_an_os_error(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    script = textwrap.dedent("""
+        import resource, signal, sys
+        from pathlib import Path
+        import torch
+        from ksae_lib import io
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+        path = Path(sys.argv[1])
+        io.save_tensors({"small": torch.ones(3)}, path, {})
+        try:
+            io.save_tensors({"large": torch.ones(100_000)}, path, {})
+        except OSError as error:
+            print(error.strerror)
+    """)
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == os.strerror(errno.EFBIG)
+    assert list(load_file(path)) == ["small"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def dead_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_writing_removes_what_dead_processes_left(tmp_path: Path) -> None:
+    mine, theirs = files.temporary_prefix(tmp_path / "a.txt"), f"-{os.getpid()}."
+    dead = mine.replace(theirs, f"-{dead_process()}.")
+    elsewhere = dead.replace(f".{files._HOST}-", ".another_machine-")
+    stays = [mine + "x1.tmp", elsewhere + "x2.tmp", ".notes.tmp", "a.tmp"]
+    goes = [dead + "x3.tmp", dead + "folder.tmp", elsewhere + "old.tmp"]
+    for name in (*stays, *goes):
+        (tmp_path / name).mkdir() if "folder" in name else (tmp_path / name).touch()
+    (tmp_path / goes[1] / "inside").touch()
+    for name in (goes[2], stays[2]):
+        os.utime(tmp_path / name, (time.time() - 100_000,) * 2)
+    files.write_text(tmp_path / "b.txt", "new")
+    assert {path.name for path in tmp_path.iterdir()} == {*stays, "b.txt"}
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_nothing_for_long(tmp_path: Path) -> None:
+    script = textwrap.dedent("""
+        import os, signal, sys
+        from pathlib import Path
+        from ksae_lib.io import atomic_path
+        with atomic_path(Path(sys.argv[1])) as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "a.txt")], check=False)
+    assert len(list(tmp_path.iterdir())) == 1
+    files.sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -1,20 +1,40 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from ksae_lib import loop, training
+from ksae_lib.engines.base import EpochResult
 from ksae_lib.engines.gpu import GpuEngine
-from ksae_lib.many import OutOfTimeError, Trained, train_many
-from ksae_lib.training import DivergenceError, TrainConfig, choose_engine, make_engine, new_model, train
+from ksae_lib.loop import DivergenceError, columns
+from ksae_lib.training import TrainConfig, Trained, batch_key, choose_engine, train, train_many
 
-BASE = TrainConfig(units=30, k=5, k_start=12, epochs=6, batch_size=20, learning_rate=0.005, engine="reference")
+BASE = TrainConfig(units=30, k=5, k_start=12, epochs=6, batch_size=20, learning_rate=0.005)
 CONFIGS = (BASE, replace(BASE, k=3, seed=1, bias_init="centered"), replace(BASE, k=8, seed=2, learning_rate=0.002))
+
+
+class OnProcessor(GpuEngine):
+    """The gpu engine's batches where there is no GPU."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments, device="cpu")
+
+
+@pytest.fixture(params=["gpu", "reference"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(training, "gpu_missing", lambda: None)
+    monkeypatch.setitem(training.ENGINES, "gpu", OnProcessor)
+    return request.param
+
+
+alone = partial(train, engine="reference")
 
 
 def examples(n: int = 90, inputs: int = 16, seed: int = 0) -> np.ndarray:
@@ -29,85 +49,120 @@ def trained(outcome: Trained | DivergenceError) -> Trained:
 def assert_same(found: Trained, wanted: Trained) -> None:
     for (name, value), other in zip(found[0].named_parameters(), wanted[0].parameters(), strict=True):
         torch.testing.assert_close(value, other, rtol=1e-4, atol=1e-6, msg=name)
-    assert list(found[1].columns) == list(wanted[1].columns)
+    ours, theirs = columns(found[1]), columns(wanted[1])
+    assert list(ours) == list(theirs)
     for column in ("epoch", "k", "learning_rate", "momentum", "live_units"):
-        assert found[1][column].tolist() == wanted[1][column].tolist(), column
-    assert found[1]["loss"].to_numpy() == pytest.approx(wanted[1]["loss"].to_numpy(), rel=1e-5)
+        assert ours[column].tolist() == theirs[column].tolist(), column
+    assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
 
 
-def test_runs_at_once_are_the_runs_that_train_makes_of_each() -> None:
+def test_runs_at_once_are_the_runs_that_train_makes_of_each(engine: str) -> None:
     x = examples()
-    for outcome, config in zip(train_many(x, CONFIGS, device="cpu"), CONFIGS, strict=True):
-        assert_same(trained(outcome), train(x, config))
+    for outcome, config in zip(train_many(x, CONFIGS, engine=engine), CONFIGS, strict=True):
+        assert_same(trained(outcome), alone(x, config))
+    assert_same(train(x, BASE, engine=engine), alone(x, BASE))
 
 
-def test_each_run_can_have_examples_of_its_own() -> None:
+def test_each_run_can_have_examples_of_its_own(engine: str) -> None:
     x = np.stack([examples(seed=seed) for seed in range(3)])
-    for outcome, own, config in zip(train_many(x, CONFIGS, device="cpu"), x, CONFIGS, strict=True):
-        assert_same(trained(outcome), train(own, config))
+    for outcome, own, config in zip(train_many(x, CONFIGS, engine=engine), x, CONFIGS, strict=True):
+        assert_same(trained(outcome), alone(own, config))
+    with pytest.raises(ValueError, match="There are examples for 3 runs, but 2 runs"):
+        train_many(x, CONFIGS[:2], engine=engine)
 
 
-def test_a_slice_of_time_ends_in_a_checkpoint_and_the_next_goes_on_from_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_runs_that_are_interrupted_go_on_from_their_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
-    x, file = examples(), tmp_path / "checkpoint"
-    whole = train_many(x, CONFIGS, device="cpu")
-    now = iter(range(1000))
+    x, files = examples(), [tmp_path / f"{number}.ckpt" for number in range(3)]
+    whole = train_many(x, CONFIGS, engine=engine)
+    kind: Any = training.ENGINES[engine]
+    original, calls = kind.run_epoch, []
+
+    def interrupted(self: Any, *arguments: Any) -> list[EpochResult]:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        results: list[EpochResult] = original(self, *arguments)
+        return results
+
     with monkeypatch.context() as patch:
-        patch.setattr(time, "monotonic", lambda: float(next(now)))
-        with pytest.raises(OutOfTimeError, match="of 6 epochs of 3 runs"):
-            train_many(x, CONFIGS, device="cpu", checkpoint=file, until=5.0)
-    with pytest.raises(ValueError, match="not a checkpoint of this run"):
-        train_many(x, CONFIGS[:2], device="cpu", checkpoint=file)
-    for outcome, wanted in zip(train_many(x, CONFIGS, device="cpu", checkpoint=file), whole, strict=True):
-        found, wanted = trained(outcome), trained(wanted)
-        for value, other in zip(found[0].parameters(), wanted[0].parameters(), strict=True):
+        patch.setattr(loop, "CHECKPOINT_SECONDS", 0)
+        patch.setattr(kind, "run_epoch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_many(x, CONFIGS, engine=engine, checkpoint=files)
+        assert [file.exists() for file in files] == [True, False, False]
+        with pytest.raises(ValueError, match="not a checkpoint of this run"):
+            train_many(x, CONFIGS[1:], engine=engine, checkpoint=files[:2])
+        resumed = train_many(x, CONFIGS, engine=engine, checkpoint=files)
+    assert len(calls) == 4 + (3 if engine == "gpu" else 3 + 2 * 6)
+    for outcome, wanted in zip(resumed, whole, strict=True):
+        (model, history), (same, rows) = trained(outcome), trained(wanted)
+        for value, other in zip(model.parameters(), same.parameters(), strict=True):
             assert torch.equal(value, other)
-        assert found[1]["loss"].tolist() == wanted[1]["loss"].tolist()
+        assert columns(history)["loss"].tolist() == columns(rows)["loss"].tolist()
 
 
-def test_a_run_that_diverges_says_so_and_leaves_the_others_alone() -> None:
+def test_a_run_that_diverges_says_so_and_leaves_the_others_alone(engine: str) -> None:
     x, wild = examples(), replace(BASE, learning_rate=1e4, seed=1)
-    calm, error = train_many(x, (BASE, wild), device="cpu")
+    error, calm = train_many(x, (wild, BASE), engine=engine)
     assert isinstance(error, DivergenceError)
-    assert "learning rate 10000" in str(error)
-    assert_same(trained(calm), train(x, BASE))
-    assert isinstance(train_many(x, (wild,), device="cpu")[0], DivergenceError)
+    assert "in epoch 0" in str(error) and "learning rate 10000" in str(error)
+    assert_same(trained(calm), alone(x, BASE))
+    assert isinstance(train_many(x, (wild,), engine=engine)[0], DivergenceError)
+    with pytest.raises(DivergenceError, match="learning rate 10000"):
+        train(x, wild, engine=engine)
 
 
-def test_what_cannot_be_trained_at_once_is_refused() -> None:
+def test_what_cannot_be_trained_at_once_is_refused(engine: str) -> None:
     with pytest.raises(ValueError, match="2 runs of 2 kinds: they must have the same units"):
-        train_many(examples(), (BASE, replace(BASE, units=31)), device="cpu")
+        train_many(examples(), (BASE, replace(BASE, units=31)), engine=engine)
     spoilt = examples()
     spoilt[3, 4] = math.nan
     with pytest.raises(ValueError, match="NaN"):
-        train_many(spoilt, CONFIGS, device="cpu")
+        train_many(spoilt, CONFIGS, engine=engine)
 
 
-def test_one_model_on_a_device_is_the_batched_engine_with_one_run() -> None:
-    x = examples()
-    ours, theirs = new_model(BASE, x), new_model(BASE, x)
-    engine, reference = GpuEngine(ours, x, 20, "cpu"), make_engine(theirs, x, BASE)
-    for epoch in range(3):
-        order = np.random.default_rng(epoch).permutation(len(x))
-        found, wanted = (one.run_epoch(order, 5, 0.005, 0.9) for one in (engine, reference))
-        assert found.loss == pytest.approx(wanted.loss, rel=1e-5)
-    for name, value in engine.velocity.items():
-        torch.testing.assert_close(value, reference.velocity[name], rtol=1e-3, atol=1e-6)
-    torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-4, atol=1e-6)
+def test_the_key_of_a_batch_is_what_runs_at_once_must_share() -> None:
+    assert len({batch_key(config) for config in CONFIGS}) == 1
+    for other in ({"units": 31}, {"momentum": 0.5}, {"selection": "threshold"}, {"support_dtype": "bfloat16"}):
+        assert batch_key(replace(BASE, **other)) != batch_key(BASE)
 
 
 def test_auto_takes_the_fastest_engine_there_is_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    auto = replace(BASE, engine="auto")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_engine(auto) == ("cpu", "torch sees no CUDA device")
-    assert choose_engine(replace(auto, k=29))[0] == "reference"
-    assert choose_engine(BASE) == ("reference", "asked for")
+    assert choose_engine(BASE) == ("cpu", "torch sees no CUDA device")
+    assert choose_engine(replace(BASE, k=16))[0] == "reference"
+    assert choose_engine(replace(BASE, k=15))[0] == "cpu"
+    assert choose_engine(BASE, "reference") == ("reference", "asked for")
     with pytest.raises(ValueError, match="engine = 'gpu' is not possible: torch sees no CUDA device"):
-        train(examples(), replace(BASE, engine="gpu"))
+        train(examples(), BASE, engine="gpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU")
     monkeypatch.setattr("ksae_lib.training.find_spec", lambda name: object())
-    assert choose_engine(auto) == ("gpu", "this machine has a GPU")
+    assert choose_engine(BASE) == ("gpu", "this machine has a GPU")
+    assert choose_engine(replace(BASE, selection="threshold"))[0] == "gpu"
+    assert choose_engine(replace(BASE, selection="batch_topk")) == (
+        "reference", "no other knows selection = 'batch_topk'",
+    )  # fmt: skip
+    assert choose_engine(replace(BASE, support_dtype="bfloat16"))[0] == "cpu"
     monkeypatch.setattr("ksae_lib.training.find_spec", lambda name: None)
-    assert choose_engine(auto) == ("cpu", "Triton is not installed")
+    assert choose_engine(BASE) == ("cpu", "Triton is not installed")
+
+
+@pytest.mark.parametrize(
+    ("engine", "changes", "sentence"),
+    [
+        ("tpu", {}, "engine = 'tpu' is unknown: choose one of auto, gpu, cpu, reference"),
+        ("cpu", {"selection": "batch_topk"}, "cpu engine does not know selection = 'batch_topk': choose reference"),
+        ("gpu", {"selection": "batch_topk"}, "gpu engine does not know selection = 'batch_topk': choose reference"),
+        ("auto", {"selection": "batch_topk", "support_dtype": "bfloat16"}, "cpu engine does not know selection"),
+        ("gpu", {"support_dtype": "bfloat16"}, "gpu engine has no support_dtype = 'bfloat16': choose cpu"),
+    ],
+)
+def test_engines_that_cannot_train_a_config_say_so(
+    monkeypatch: pytest.MonkeyPatch, engine: str, changes: dict[str, Any], sentence: str
+) -> None:
+    monkeypatch.setattr(training, "gpu_missing", lambda: None)
+    with pytest.raises(ValueError, match=sentence):
+        train(examples(), replace(BASE, **changes), engine=engine)

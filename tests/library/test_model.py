@@ -5,10 +5,9 @@ import pytest
 import torch
 
 from ksae_lib import CodeMode, KSparseAutoencoder, supp_k
-from ksae_lib.selection import SelectionMethod
 
 
-def by_hand(k: int = 1, activation: str = "linear", selection: SelectionMethod = "sort") -> KSparseAutoencoder:
+def by_hand(k: int = 1, activation: str = "linear", selection: str = "sort") -> KSparseAutoencoder:
     model = KSparseAutoencoder(2, 3, k, activation, selection)  # type: ignore[arg-type]
     with torch.no_grad():
         model.W.copy_(torch.tensor([[1.0, 0.0, 2.0], [0.0, -1.0, 1.0]]))
@@ -32,7 +31,7 @@ def examples(n: int = 50, inputs: int = 12) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("selection", ["sort", "threshold"])
-def test_the_algorithm_box_on_a_hand_computed_example(selection: SelectionMethod) -> None:
+def test_the_algorithm_box_on_a_hand_computed_example(selection: str) -> None:
     model = by_hand(selection=selection)
     x = torch.tensor([[1.0, 2.0], [2.0, -3.0]])
     # z = Wᵀx + b: (1.5, -2, -2) and (2.5, 3, -5)
@@ -111,6 +110,7 @@ def test_each_code_mode_keeps_what_it_says(activation: str) -> None:
     assert torch.equal(model.encode(x, "k"), activate(z * supp_k(z, 4)))
     assert torch.equal(model.encode(x, "alpha_k", alpha=3), activate(z * supp_k(z, 12)))
     assert torch.equal(model.encode(x, CodeMode.DENSE), activate(z))
+    assert torch.equal(model.encode(x, CodeMode.DENSE_RELU), z.clamp(min=0))
     threshold = model.calibrate_threshold(x)
     assert torch.equal(model.encode(x, CodeMode.THRESHOLD), activate(torch.where(z > threshold, z, 0.0)))
 
@@ -183,6 +183,7 @@ def test_a_mean_does_not_center_unless_asked() -> None:
         ({"k": 0}, "k = 0 is not possible with 5 hidden units"),
         ({"k": 6}, "k = 6 is not possible with 5 hidden units"),
         ({"activation": "sigmoid"}, "'sigmoid' is unknown: choose 'linear' or 'relu'"),
+        ({"selection": "kthvalue"}, "'kthvalue' is unknown: choose one of sort, threshold"),
     ],
 )
 def test_impossible_models_are_refused(arguments: dict[str, object], sentence: str) -> None:
@@ -235,6 +236,6 @@ def test_impossible_alpha_is_refused(alpha: float) -> None:
         random_model().calibrate_threshold(examples(), alpha)
 
 
-@pytest.mark.parametrize("mode", ["k", "alpha_k", "dense"])
+@pytest.mark.parametrize("mode", ["k", "alpha_k", "dense", "dense_relu"])
 def test_no_examples_give_no_codes(mode: str) -> None:
     assert random_model().encode(torch.empty(0, 12), mode).shape == (0, 30)

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from ksae_lib import supp_k
 from ksae_lib.engines.kernels import select
-from ksae_lib.selection import SelectionMethod, check_k
+from ksae_lib.selection import RULES, check_k
 
-METHODS: tuple[SelectionMethod, ...] = ("sort", "threshold")
+METHODS = ("sort", "threshold")
 LARGEST = {"float32": 3.4028234663852886e38, "float64": 1.7976931348623157e308}
 DENORMAL = {"float32": 1e-45, "float64": 5e-324}
 
 
-def kept(z: list[float], k: int, method: SelectionMethod) -> list[int]:
+def kept(z: list[float], k: int, method: str) -> list[int]:
     return supp_k(torch.tensor(z), k, method).nonzero().flatten().tolist()
 
 
@@ -86,7 +86,7 @@ def test_long_rows_with_ties_agree_with_stable_argsort(dtype: str, k: int) -> No
         ([-3e38, 0.0, 1.0, 3e38], 2, [2, 3]),  # largest - smallest is not a float32
     ],
 )
-def test_hand_computed_supports(z: list[float], k: int, expected: list[int], method: SelectionMethod) -> None:
+def test_hand_computed_supports(z: list[float], k: int, expected: list[int], method: str) -> None:
     assert kept(z, k, method) == expected
     assert kept_by_kernel(np.array(z, np.float32), k) == expected
 
@@ -115,7 +115,7 @@ def test_the_kernel_stays_exact_when_a_fast_math_caller_compiles_it() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_any_leading_shape_keeps_k_in_each_row(method: SelectionMethod) -> None:
+def test_any_leading_shape_keeps_k_in_each_row(method: str) -> None:
     z = torch.randint(-2, 3, (3, 4, 9), generator=torch.Generator().manual_seed(0)).float()
     mask = supp_k(z, 4, method)
     assert mask.dtype == torch.bool and mask.shape == z.shape
@@ -147,5 +147,21 @@ def test_check_k_names_the_setting_and_returns_an_int() -> None:
 
 
 def test_unknown_method_is_refused() -> None:
-    with pytest.raises(ValueError, match="'kthvalue' is unknown: choose 'sort' or 'threshold'"):
-        supp_k(torch.zeros(2, 5), 2, "kthvalue")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'kthvalue' is unknown: choose one of sort, threshold, batch_topk"):
+        supp_k(torch.zeros(2, 5), 2, "kthvalue")
+
+
+def test_batch_topk_keeps_the_largest_of_all_rows_together() -> None:
+    z = torch.tensor([[9.0, 1.0, 8.0, 7.0], [2.0, -1.0, 0.0, 3.0], [3.0, -5.0, -4.0, -3.0]])
+    kept = [[True, False, True, True], [True, False, False, True], [True, False, False, False]]
+    assert supp_k(z, 2, "batch_topk").tolist() == kept
+    tied = torch.zeros(3, 4)
+    assert supp_k(tied, 2, "batch_topk").flatten().tolist() == [True] * 6 + [False] * 6
+    assert torch.equal(supp_k(z[:1], 2, "batch_topk"), supp_k(z[:1], 2))
+    assert supp_k(torch.empty(0, 4), 2, "batch_topk").shape == (0, 4)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_keeps_k_a_row_on_average(name: str) -> None:
+    z = torch.randn(40, 30, generator=torch.Generator().manual_seed(0))
+    assert int(RULES[name](z, 3).sum()) == 3 * 40

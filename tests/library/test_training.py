@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import signal
@@ -13,18 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ksae_lib import DivergenceError, KSparseAutoencoder, TrainConfig, train, training
-from ksae_lib import checkpoint as checkpoint_module
+from ksae_lib import DivergenceError, KSparseAutoencoder, TrainConfig, loop, train
 from ksae_lib.engines.base import EpochResult
 from ksae_lib.engines.cpu import CpuEngine
 from ksae_lib.engines.reference import ReferenceEngine
-from ksae_lib.training import make_engine, new_model
+from ksae_lib.loop import Checkpoint, columns, run_epochs
+from ksae_lib.training import Trained, make_engine, new_model
 
 ENGINES = ("reference", "cpu")
 COLUMNS = ["epoch", "k", "learning_rate", "momentum", "loss", "live_units", "seconds"]
@@ -43,10 +43,15 @@ def config(**changes: Any) -> TrainConfig:
     )
 
 
-def assert_same_run(
-    first: tuple[KSparseAutoencoder, pd.DataFrame], second: tuple[KSparseAutoencoder, pd.DataFrame]
-) -> None:
-    pd.testing.assert_frame_equal(first[1].drop(columns="seconds"), second[1].drop(columns="seconds"), check_exact=True)
+def run(x: np.ndarray, settings: TrainConfig, **how: Any) -> tuple[KSparseAutoencoder, dict[str, np.ndarray]]:
+    """``train``, the history by columns."""
+    model, history = train(x, settings, **how)
+    return model, columns(history)
+
+
+def assert_same_run(first: Trained, second: Trained) -> None:
+    rows = [[{**row, "seconds": None} for row in history] for _, history in (first, second)]
+    assert rows[0] == rows[1]
     for name, parameter in first[0].named_parameters():
         assert torch.equal(parameter, second[0].get_parameter(name)), name
 
@@ -58,12 +63,12 @@ def epochs_saved(checkpoint: Path) -> int:
 
 @pytest.fixture
 def save_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_golden_loss_history(engine: str) -> None:
-    _, history = train(pattern(), config(epochs=5, engine=engine))
+    _, history = run(pattern(), config(epochs=5), engine=engine)
     assert history["loss"].tolist() == pytest.approx([4.391400, 2.408559, 2.045014, 1.438762, 1.055588], rel=1e-4)
     assert history["live_units"].tolist() == [15, 13, 12, 11, 12]
 
@@ -71,10 +76,10 @@ def test_golden_loss_history(engine: str) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("activation", ["linear", "relu"])
 def test_a_run_is_decided_by_its_config(engine: str, activation: str) -> None:
-    runs = [train(pattern(), config(engine=engine, activation=activation, seed=seed)) for seed in (0, 0, 1)]
+    runs = [train(pattern(), config(activation=activation, seed=seed), engine=engine) for seed in (0, 0, 1)]
     assert_same_run(runs[0], runs[1])
     assert not torch.equal(runs[0][0].weight, runs[2][0].weight)
-    assert runs[0][1]["loss"].tolist() != runs[2][1]["loss"].tolist()
+    assert [row["loss"] for row in runs[0][1]] != [row["loss"] for row in runs[2][1]]
 
 
 def test_the_global_random_state_is_neither_used_nor_needed() -> None:
@@ -86,17 +91,15 @@ def test_the_global_random_state_is_neither_used_nor_needed() -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_history_follows_the_schedules(engine: str) -> None:
-    settings = config(
-        epochs=8, learning_rate=0.02, learning_rate_end=0.006, momentum=0.25, momentum_end=0.6, engine=engine
-    )
-    model, history = train(pattern(), settings)
-    assert list(history.columns) == COLUMNS
+    settings = config(epochs=8, learning_rate=0.02, learning_rate_end=0.006, momentum=0.25, momentum_end=0.6)
+    model, history = run(pattern(), settings, engine=engine)
+    assert list(history) == COLUMNS
     assert history["epoch"].tolist() == list(range(8))
     assert history["k"].tolist() == [8, 7, 6, 4, 3, 3, 3, 3]
     assert history["learning_rate"].tolist() == pytest.approx([0.02 - 0.002 * epoch for epoch in range(8)])
     assert history["momentum"].tolist() == pytest.approx([0.25 + 0.05 * epoch for epoch in range(8)])
-    assert history["live_units"].between(1, 16).all()
-    assert history["loss"].iloc[-1] < history["loss"].iloc[0] / 2
+    assert history["live_units"].min() >= 1 and history["live_units"].max() <= 16
+    assert history["loss"][-1] < history["loss"][0] / 2
     assert (history["seconds"] > 0).all()
     assert model.k == 3
 
@@ -104,13 +107,13 @@ def test_the_history_follows_the_schedules(engine: str) -> None:
 def test_every_epoch_is_a_new_permutation_of_all_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     orders, ks = [], []
 
-    def record(self: ReferenceEngine, order: np.ndarray, k: int, rate: float, momentum: float) -> EpochResult:
-        orders.append(order.tolist())
-        ks.append(k)
-        return EpochResult(1.0, np.array([2, 0, 1]))
+    def record(self: ReferenceEngine, order: np.ndarray, k: list[int], *_: Any) -> list[EpochResult]:
+        orders.extend(order.tolist())
+        ks.extend(k)
+        return [EpochResult(1.0, np.array([2, 0, 1]))]
 
     monkeypatch.setattr(ReferenceEngine, "run_epoch", record)
-    _, history = train(pattern(), config(engine="reference", epochs=4, k_ramp=1.0))
+    _, history = run(pattern(), config(epochs=4, k_ramp=1.0), engine="reference")
     assert all(sorted(order) == list(range(64)) for order in orders)
     assert len({tuple(order) for order in orders}) == 4
     assert history["k"].tolist() == ks == [8, 7, 6, 4]
@@ -120,10 +123,13 @@ def test_every_epoch_is_a_new_permutation_of_all_examples(monkeypatch: pytest.Mo
 def test_the_engines_and_starts_a_config_names() -> None:
     x = pattern()
     for name, kind in (("reference", ReferenceEngine), ("cpu", CpuEngine)):
-        settings = config(engine=name, activation="relu")
+        settings = config(activation="relu", selection="threshold")
         model = new_model(settings, x)
-        assert type(make_engine(model, x, settings)) is kind
+        assert type(make_engine([model], x, settings, name)) is kind
         assert (model.inputs, model.units, model.k, model.activation) == (20, 16, 3, "relu")
+        assert model.selection == "threshold"
+        with pytest.raises(ValueError, match=f"The {name} engine trains one model at a time, not 2"):
+            make_engine([model] * 2, x, settings, name)
         assert not model.bias.any() and not model.visible_bias.any()
     centered = new_model(config(bias_init="centered"), x)
     torch.testing.assert_close(centered.visible_bias.detach(), torch.from_numpy(x.mean(0)))
@@ -136,14 +142,14 @@ def test_training_goes_on_from_a_given_model() -> None:
     same, history = train(pattern(), config(k_start=None), model=model)
     assert same is model
     assert not torch.equal(weight, model.weight)
-    assert history["loss"].iloc[0] < train(pattern(), config(k_start=None))[1]["loss"].iloc[0]
+    assert history[0]["loss"] < train(pattern(), config(k_start=None))[1][0]["loss"]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_memory_mapped_examples_give_the_same_run(engine: str, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", pattern())
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r+")
-    assert_same_run(train(mapped, config(engine=engine)), train(pattern(), config(engine=engine)))
+    assert_same_run(train(mapped, config(), engine=engine), train(pattern(), config(), engine=engine))
     np.testing.assert_array_equal(mapped, pattern())
 
 
@@ -152,24 +158,25 @@ def test_a_run_interrupted_inside_an_epoch_resumes_to_the_same_end(
     engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every_epoch: None
 ) -> None:
     kind: Any = {"reference": ReferenceEngine, "cpu": CpuEngine}[engine]
-    original, checkpoint, settings = kind.run_epoch, tmp_path / "run.ckpt", config(engine=engine, momentum_end=0.5)
+    original, checkpoint, settings = kind.run_epoch, tmp_path / "run.ckpt", config(momentum_end=0.5)
     calls: list[int] = []
 
-    def interrupted(self: Any, order: np.ndarray, *rest: Any) -> EpochResult:
-        calls.append(len(order))
+    def interrupted(self: Any, orders: np.ndarray, *rest: Any) -> list[EpochResult]:
+        calls.append(len(orders))
         if len(calls) == 4:
-            original(self, order[:30], *rest)
+            original(self, orders[:, :30], *rest)
             raise KeyboardInterrupt
-        return original(self, order, *rest)
+        results: list[EpochResult] = original(self, orders, *rest)
+        return results
 
-    whole = train(pattern(), settings)
+    whole = train(pattern(), settings, engine=engine)
     monkeypatch.setattr(kind, "run_epoch", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(pattern(), settings, checkpoint=checkpoint)
+        train(pattern(), settings, engine=engine, checkpoint=checkpoint)
     assert epochs_saved(checkpoint) == 3
-    assert_same_run(train(pattern(), settings, checkpoint=checkpoint), whole)
+    assert_same_run(train(pattern(), settings, engine=engine, checkpoint=checkpoint), whole)
     assert len(calls) == 4 + 3
-    assert_same_run(train(pattern(), settings, checkpoint=checkpoint), whole)
+    assert_same_run(train(pattern(), settings, engine=engine, checkpoint=checkpoint), whole)
     assert len(calls) == 4 + 3, "a finished run is not run again"
     assert list(tmp_path.iterdir()) == [checkpoint]
 
@@ -182,7 +189,7 @@ def test_a_killed_run_resumes_to_the_same_end(tmp_path: Path) -> None:
         from pathlib import Path
         import numpy as np
         from ksae_lib import TrainConfig, train
-        from ksae_lib import training
+        from ksae_lib import loop
         from ksae_lib.engines.reference import ReferenceEngine
 
         original = ReferenceEngine.run_epoch
@@ -190,11 +197,12 @@ def test_a_killed_run_resumes_to_the_same_end(tmp_path: Path) -> None:
             time.sleep(0.3)
             return original(*arguments)
         ReferenceEngine.run_epoch = slow
-        training.CHECKPOINT_SECONDS = 0
+        loop.CHECKPOINT_SECONDS = 0
         folder = Path(sys.argv[1])
-        train(np.load(folder / "x.npy"), TrainConfig(**eval(sys.argv[2])), checkpoint=folder / "run.ckpt")
+        settings = TrainConfig(**eval(sys.argv[2]))
+        train(np.load(folder / "x.npy"), settings, engine="reference", checkpoint=folder / "run.ckpt")
     """)
-    settings = config(engine="reference", epochs=20)
+    settings = config(epochs=20)
     process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), repr(vars(settings))])
     deadline = time.monotonic() + 300
     try:
@@ -205,11 +213,13 @@ def test_a_killed_run_resumes_to_the_same_end(tmp_path: Path) -> None:
         process.kill()
     assert process.wait(60) == -signal.SIGKILL
     assert 0 < epochs_saved(checkpoint) < 20
-    assert_same_run(train(pattern(), settings, checkpoint=checkpoint), train(pattern(), settings))
+    resumed = train(pattern(), settings, engine="reference", checkpoint=checkpoint)
+    assert_same_run(resumed, train(pattern(), settings, engine="reference"))
 
 
 @pytest.mark.parametrize(
-    "changes", [{"learning_rate": 0.011}, {"epochs": 7}, {"seed": 1}, {"activation": "relu"}, {"engine": "reference"}]
+    "changes",
+    [{"learning_rate": 0.011}, {"epochs": 7}, {"seed": 1}, {"activation": "relu"}, {"selection": "batch_topk"}],
 )
 def test_a_checkpoint_of_another_config_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     checkpoint = tmp_path / "run.ckpt"
@@ -220,6 +230,12 @@ def test_a_checkpoint_of_another_config_is_refused(tmp_path: Path, changes: dict
     assert checkpoint.read_bytes() == before
 
 
+def test_a_checkpoint_of_another_engine_is_refused(tmp_path: Path) -> None:
+    train(pattern(), config(), engine="cpu", checkpoint=tmp_path / "run.ckpt")
+    with pytest.raises(ValueError, match="is not a checkpoint of this run"):
+        train(pattern(), config(), engine="reference", checkpoint=tmp_path / "run.ckpt")
+
+
 def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
     checkpoint, other = tmp_path / "run.ckpt", pattern()
     train(pattern(), config(), checkpoint=checkpoint)
@@ -228,7 +244,9 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
         train(other, config(), checkpoint=checkpoint)
 
 
-@pytest.mark.parametrize("damage", ["empty", "truncated", "cut header", "noise", "of something else", "no metadata"])
+@pytest.mark.parametrize(
+    "damage", ["empty", "truncated", "cut header", "noise", "a changed byte", "of something else", "no metadata"]
+)
 def test_a_corrupt_checkpoint_is_one_clear_error(tmp_path: Path, damage: str) -> None:
     checkpoint = tmp_path / "run.ckpt"
     train(pattern(), config(), checkpoint=checkpoint)
@@ -239,15 +257,16 @@ def test_a_corrupt_checkpoint_is_one_clear_error(tmp_path: Path, damage: str) ->
         save_file({"weight": torch.zeros(3)}, checkpoint)
     else:
         parts = {"empty": b"", "truncated": content[:-50], "cut header": content[:50], "noise": b"\xff" * 5000}
+        parts["a changed byte"] = content[:-99] + bytes([content[-99] ^ 1]) + content[-98:]
         checkpoint.write_bytes(parts[damage])
-    with pytest.raises(ValueError, match=r"run\.ckpt .*delete it"):
+    with pytest.raises(ValueError, match=r"run\.ckpt .*Delete it"):
         train(pattern(), config(), checkpoint=checkpoint)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_divergence_names_epoch_rate_and_remedy(engine: str) -> None:
     with pytest.raises(DivergenceError) as caught:
-        train(pattern(), config(engine=engine, learning_rate=1e3, epochs=50))
+        train(pattern(), config(learning_rate=1e3, epochs=50), engine=engine)
     message = str(caught.value)
     for part in ("epoch 0", "learning rate 1000", "k = 8", "Lower the learning rate"):
         assert part in message
@@ -257,9 +276,9 @@ def test_divergence_names_epoch_rate_and_remedy(engine: str) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_divergence_keeps_the_last_good_checkpoint(engine: str, tmp_path: Path, save_every_epoch: None) -> None:
     checkpoint = tmp_path / "run.ckpt"
-    settings = config(engine=engine, learning_rate_end=1.0, epochs=40)
+    settings = config(learning_rate_end=1.0, epochs=40)
     with pytest.raises(DivergenceError, match=r"in epoch (\d+) .*run\.ckpt") as caught:
-        train(pattern(), settings, checkpoint=checkpoint)
+        train(pattern(), settings, engine=engine, checkpoint=checkpoint)
     saved = epochs_saved(checkpoint)
     assert saved >= 2
     assert re.search(rf"in epoch {saved} .*(after epoch {saved - 1}|after {saved} epochs)\b", str(caught.value))
@@ -272,7 +291,7 @@ def test_divergence_keeps_the_last_good_checkpoint(engine: str, tmp_path: Path, 
 def test_divergence_in_the_very_last_update_is_noticed(engine: str, tmp_path: Path) -> None:
     checkpoint = tmp_path / "run.ckpt"
     with pytest.raises(DivergenceError, match="epoch 0"):
-        train(pattern(), config(engine=engine, learning_rate=3e38, epochs=1, batch_size=64), checkpoint=checkpoint)
+        train(pattern(), config(learning_rate=3e38, epochs=1, batch_size=64), engine=engine, checkpoint=checkpoint)
     assert not checkpoint.exists()
 
 
@@ -315,6 +334,13 @@ def test_a_model_that_is_not_the_configs_is_refused(model: KSparseAutoencoder, m
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        ({"units": "16"}, "units = 16 is not possible: it must be at least 1"),
+        ({"epochs": math.nan}, "epochs = nan is not possible: it must be at least 1 and a whole number"),
+        ({"batch_size": 2.5}, "batch_size = 2.5"),
+        ({"k": None}, "k = None"),
+        ({"momentum": None}, "momentum = None"),
+        ({"learning_rate": "fast"}, "learning_rate = fast"),
+        ({"selection": "largest"}, "selection = 'largest' is unknown: choose one of sort, threshold, batch_topk"),
         ({"units": 0}, "units = 0 is not possible: it must be at least 1"),
         ({"epochs": 0}, "epochs = 0"),
         ({"batch_size": 0}, "batch_size = 0"),
@@ -332,7 +358,6 @@ def test_a_model_that_is_not_the_configs_is_refused(model: KSparseAutoencoder, m
         ({"momentum_end": 1.5}, "momentum_end = 1.5"),
         ({"bias_init": "ones"}, "bias_init = 'ones' is unknown: choose one of zeros, centered"),
         ({"activation": "sigmoid"}, "activation = 'sigmoid' is unknown: choose one of linear, relu"),
-        ({"engine": "tpu"}, "engine = 'tpu' is unknown: choose one of auto, gpu, cpu, reference"),
         ({"support_dtype": "int8"}, "support_dtype = 'int8' is unknown"),
         ({"seed": -1}, "seed = -1"),
     ],
@@ -351,14 +376,14 @@ def test_the_defaults_are_the_papers() -> None:
     assert (paper.activation, paper.bias_init) == ("linear", "zeros")
 
 
-@pytest.mark.parametrize("where", ["save_file", "fsync"])
+@pytest.mark.parametrize("where", ["write_bytes", "fsync"])
 def test_a_full_disk_leaves_the_old_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every_epoch: None, where: str
 ) -> None:
     checkpoint, settings = tmp_path / "run.ckpt", config()
     whole = train(pattern(), settings)
     calls: list[int] = []
-    owner: Any = checkpoint_module if where == "save_file" else os
+    owner: Any = Path if where == "write_bytes" else os
     original = getattr(owner, where)
 
     def full(*arguments: Any, **named: Any) -> None:
@@ -379,3 +404,49 @@ def test_a_checkpoint_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> N
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="file"):
         train(pattern(), config(), checkpoint=tmp_path / "file" / "run.ckpt")
+
+
+def diverging(runs: int, bad: int, at: int) -> Any:
+    """An epoch of runs of which one diverges."""
+
+    def epoch(number: int) -> list[dict[str, Any]]:
+        losses = [math.nan if run == bad and number >= at else 1.0 for run in range(runs)]
+        return [{"epoch": number, "loss": loss, "learning_rate": 0.5} for loss in losses]
+
+    return epoch
+
+
+def test_a_run_that_diverged_before_a_checkpoint_is_still_told_of_after_it(
+    tmp_path: Path, save_every_epoch: None
+) -> None:
+    def checkpoint() -> Checkpoint:
+        return Checkpoint(tmp_path / "run.ckpt", {"runs": 2}, {"weight": torch.zeros(3)})
+
+    for _ in range(2):
+        calm, error = run_epochs("A test", 5, diverging(2, 1, 2), checkpoint=checkpoint(), progress=False)
+        assert isinstance(calm, list) and columns(calm)["epoch"].tolist() == list(range(5))
+        assert isinstance(error, DivergenceError)
+        assert "A test diverged" in str(error) and "in epoch 2 (counted from 0) at learning rate 0.5" in str(error)
+
+
+def test_the_bar_shows_loss_k_and_live_units(capsys: pytest.CaptureFixture[str]) -> None:
+    train(pattern(), config(), progress=True)
+    assert re.search(r"6/6 .*k=3, live=1\d, loss=0\.\d+", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("activation", ["linear", "relu"])
+def test_batch_topk_trains_on_the_reference_engine(activation: str) -> None:
+    x = np.concatenate([pattern(), np.zeros((64, 20), np.float32)])
+    settings = config(selection="batch_topk", activation=activation, epochs=40, k_start=None)
+    model, history = run(x, settings)
+    assert history["loss"][-1] < history["loss"][0] / 2
+    kept = model.code(torch.from_numpy(x)).count_nonzero(1)
+    assert int(kept.sum()) <= 3 * len(x)
+    assert kept[:64].float().mean() > kept[64:].float().mean() + 1, "examples with more in them keep more"
+    by_row, _ = run(x, config(activation=activation, epochs=40, k_start=None))
+    assert not torch.equal(model.weight, by_row.weight)
+
+
+def test_fast_engines_refuse_a_rule_they_do_not_know() -> None:
+    with pytest.raises(ValueError, match=r"The cpu engine does not know selection = 'batch_topk': choose reference\."):
+        train(pattern(), config(selection="batch_topk"), engine="cpu")

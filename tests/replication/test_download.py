@@ -1,36 +1,35 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
-import os
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ksae_lib import io as files
-from replication.data import DataError, download
-from replication.data.download import PublishedFile, fetch, take, verify
+from replication.data import norb
+from replication.data.base import DataError
+from replication.data.norb import OFFICIAL, are_official, fetch, take
 
 CONTENT = bytes(range(256)) * 40
-FILES = {"a.gz": PublishedFile(len(CONTENT), hashlib.sha256(CONTENT).hexdigest())}
+FILES = {"a.gz": hashlib.sha256(CONTENT).hexdigest()}
 
 
 class Server(ThreadingHTTPServer):
-    """Serves ``a.gz`` in one of the ways servers have; ``asked`` lists the ranges that were asked for."""
+    """Serves ``a.gz`` in one of the ways servers have; ``asked`` lists the paths that were asked for."""
 
     way = "well"
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: list[str | None] = []
+        self.asked: list[str] = []
+        self.closing = threading.Event()
 
     @property
     def base(self) -> str:
@@ -42,30 +41,24 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         way, content = self.server.way, CONTENT
-        self.server.asked.append(self.headers["Range"])
+        self.server.asked.append(self.path)
         if way == "404":
             self.send_error(404)
             return
-        if way == "slow":
-            time.sleep(1.5)
-        if way.startswith("wrong"):
+        if way == "silent":
+            self.server.closing.wait()
+            return
+        if way == "wrong":
             content = content[::-1]
-        start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-")) if self.headers["Range"] else 0
-        if way in ("no ranges", "page"):
-            start = 0
-        if way == "page":
+        if way in ("page", "unknown length"):
             content = b"<p>Please log in.</p>"
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header(
-                "Content-Range", f"bytes {start + (way == 'another part')}-{len(content) - 1}/{len(content)}"
-            )
+        self.send_response(200)
+        if way == "declared as compressed" and "gzip" in self.headers["Accept-Encoding"]:
+            self.send_header("Content-Encoding", "gzip")
         if way != "unknown length":
-            self.send_header("Content-Length", str(len(content) - start))
+            self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        if way == "unknown length":
-            content = b"<p>Please log in.</p>"
-        self.wfile.write(content[start : len(content) // 2 if "breaks off" in way else None])
+        self.wfile.write(content[: len(content) // 2 if way == "breaks off" else None])
 
     def log_message(self, *_: object) -> None:
         pass
@@ -77,6 +70,7 @@ def running() -> Iterator[Server]:
     thread = threading.Thread(target=made.serve_forever, daemon=True)
     thread.start()
     yield made
+    made.closing.set()
     made.shutdown()
     made.server_close()
     thread.join()
@@ -99,139 +93,88 @@ def names(folder: Path) -> set[str]:
 
 
 def test_a_file_is_fetched_once(server: Server, tmp_path: Path) -> None:
-    fetch(FILES, tmp_path / "new", [server.base])
+    fetch(tmp_path / "new", [server.base], FILES)
     assert (tmp_path / "new" / "a.gz").read_bytes() == CONTENT
-    fetch(FILES, tmp_path / "new", [server.base])
-    assert server.asked == [None]
+    fetch(tmp_path / "new", [server.base], FILES)
+    assert server.asked == ["/data/a.gz"]
     assert names(tmp_path / "new") == {"a.gz"}
 
 
-@pytest.mark.parametrize("then", ["well", "no ranges"])
-def test_a_download_that_broke_off_goes_on(server: Server, tmp_path: Path, then: str) -> None:
-    server.way = "breaks off"
-    with pytest.raises(DataError, match=r"a\.gz could not be fetched .*The same command goes on"):
-        fetch(FILES, tmp_path, [server.base])
-    assert names(tmp_path) == {".a.gz.part"}
-    server.way = then
-    fetch(FILES, tmp_path, [server.base])
-    assert server.asked == [None, f"bytes={len(CONTENT) // 2}-"]
+def test_what_takes_the_file_s_name_but_is_another_is_fetched_anew(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a.gz").write_bytes(CONTENT[:-1])
+    fetch(tmp_path, [server.base], FILES)
     assert (tmp_path / "a.gz").read_bytes() == CONTENT
-    assert names(tmp_path) == {"a.gz"}
 
 
-@pytest.mark.parametrize("way", ["404", "wrong", "slow", "page"])
+def test_a_file_that_is_declared_a_compressed_page_arrives_as_it_is(server: Server, tmp_path: Path) -> None:
+    server.way = "declared as compressed"
+    fetch(tmp_path, [server.base], FILES)
+    assert (tmp_path / "a.gz").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("way", ["404", "wrong", "page", "unknown length", "breaks off"])
 def test_the_next_address_is_tried(server: Server, other: Server, tmp_path: Path, way: str) -> None:
     other.way = way
-    fetch(FILES, tmp_path, [other.base, server.base], timeout=0.5)
+    fetch(tmp_path, [other.base, server.base], FILES)
     assert len(other.asked) == len(server.asked) == 1
     assert (tmp_path / "a.gz").read_bytes() == CONTENT
-
-
-@pytest.mark.parametrize("way", ["wrong, breaks off", "unknown length"])
-def test_wrong_bytes_of_one_address_do_not_spoil_the_next(
-    server: Server, other: Server, tmp_path: Path, way: str
-) -> None:
-    other.way = way
-    fetch(FILES, tmp_path, [other.base, server.base])
-    assert len(other.asked) == 1 and len(server.asked) == 2
-    assert (tmp_path / "a.gz").read_bytes() == CONTENT
     assert names(tmp_path) == {"a.gz"}
-
-
-@pytest.mark.parametrize("way", ["page", "another part", "404"])
-def test_a_useless_answer_leaves_what_was_fetched_before(
-    server: Server, other: Server, tmp_path: Path, way: str
-) -> None:
-    (tmp_path / ".a.gz.part").write_bytes(CONTENT[:100])
-    other.way = way
-    fetch(FILES, tmp_path, [other.base, server.base])
-    assert other.asked == server.asked == ["bytes=100-"]
-    assert (tmp_path / "a.gz").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(
-    ("way", "message"), [("404", "404"), ("wrong", "not the published file"), ("slow", "timed out")]
+    ("way", "message"),
+    [
+        ("404", "404"),
+        ("wrong", "does not match the known hash"),
+        ("breaks off", "IncompleteRead"),
+        ("silent", "timed out"),
+    ],
 )
 def test_a_server_s_fault_is_told_and_nothing_takes_the_file_s_name(
-    server: Server, tmp_path: Path, way: str, message: str
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, message: str
 ) -> None:
     server.way = way
-    with pytest.raises(DataError, match=message):
-        fetch(FILES, tmp_path, [server.base], timeout=0.5)
+    if way == "silent":
+        monkeypatch.setattr(norb, "_TIMEOUT_SECONDS", 0.5)
+    with pytest.raises(DataError, match=rf"a\.gz could not be fetched .*{message}.* run the same command again"):
+        fetch(tmp_path, [server.base], FILES)
     assert names(tmp_path) == set()
 
 
-def test_nobody_answers(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="could not be fetched"):
-        fetch(FILES, tmp_path, ["http://127.0.0.1:1/"])
+@pytest.mark.parametrize("base", ["http://127.0.0.1:1/", "example.org/norb", "/no/such/folder", "sftp://example.org"])
+def test_what_gives_nothing_is_named(tmp_path: Path, base: str) -> None:
+    with pytest.raises(DataError, match=f"could not be fetched .{base}: .*another address"):
+        fetch(tmp_path, [base], FILES)
 
 
-def test_what_another_file_left_is_not_taken_for_this_one(server: Server, tmp_path: Path) -> None:
-    (tmp_path / ".a.gz.part").write_bytes(b"x" * 100)
-    fetch(FILES, tmp_path, [server.base])
-    assert server.asked == ["bytes=100-", None]
-    assert (tmp_path / "a.gz").read_bytes() == CONTENT
-
-
-@pytest.mark.parametrize("base", ["example.org/norb", "/home/norb", "ftp://example.org"])
-def test_what_is_not_an_address_is_refused(tmp_path: Path, base: str) -> None:
-    with pytest.raises(DataError, match="is not an address"):
-        fetch(FILES, tmp_path, [base])
-
-
-def test_a_second_download_into_the_folder_is_refused(server: Server, tmp_path: Path) -> None:
-    handle = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    with pytest.raises(DataError, match="at work"):
-        fetch(FILES, tmp_path, [server.base])
-    os.close(handle)
-    fetch(FILES, tmp_path, [server.base])
-
-
-def test_a_disk_that_fills_up_is_not_a_server_s_fault(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
+def test_a_full_disk_is_not_a_server_s_fault(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    for module in (download, files):
-        monkeypatch.setattr(module, "sync_file", full)
+    monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(OSError, match="No space left"):
-        fetch(FILES, tmp_path, [server.base, server.base])
-    assert server.asked == [None] and not (tmp_path / "a.gz").exists()
-    (tmp_path / "source").mkdir()
-    (tmp_path / "source" / "a.gz").write_bytes(CONTENT)
-    with pytest.raises(OSError, match="No space left"):
-        take(FILES, tmp_path / "taken", tmp_path / "source")
-    assert names(tmp_path / "taken") == set()
+        fetch(tmp_path / "new", [str(tmp_path), server.base], FILES)
+    assert server.asked == [] and names(tmp_path / "new") == set()
 
 
-def test_a_full_disk_is_seen_before(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
-    with pytest.raises(DataError, match="no room for"):
-        fetch(FILES, tmp_path, [server.base])
-    assert server.asked == []
-    (tmp_path / "a.gz").write_bytes(CONTENT)
-    with pytest.raises(DataError, match="no room for"):
-        take(FILES, tmp_path / "data", tmp_path)
-
-
-def test_files_are_taken_from_a_folder(tmp_path: Path) -> None:
+def test_files_are_taken_from_a_folder_and_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, folder = tmp_path / "source", tmp_path / "data"
     source.mkdir()
-    with pytest.raises(DataError, match=r"a\.gz is missing"):
-        take(FILES, folder, source)
-    (source / "a.gz").write_bytes(CONTENT[:-1])
-    with pytest.raises(DataError, match="not the published file"):
-        take(FILES, folder, source)
+    name = next(iter(OFFICIAL))
+    for known in list(OFFICIAL):
+        monkeypatch.delitem(OFFICIAL, known)
+    monkeypatch.setitem(OFFICIAL, name, FILES["a.gz"])
+    with pytest.raises(DataError, match=rf"{name} could not be fetched .*No such file"):
+        take(folder, source)
+    (source / name).write_bytes(CONTENT[:-1])
+    with pytest.raises(DataError, match="does not match the known hash"):
+        take(folder, source)
     assert names(folder) == set()
-    (source / "a.gz").write_bytes(CONTENT)
-    take(FILES, folder, source)
-    verify(FILES, folder)
-    (folder / "a.gz").write_bytes(CONTENT[::-1])
-    with pytest.raises(DataError, match="not the official file"):
-        verify(FILES, folder)
-    (folder / "a.gz").unlink()
-    with pytest.raises(DataError, match="is missing"):
-        verify(FILES, folder)
+    (source / name).write_bytes(CONTENT)
+    take(folder, source)
+    assert (folder / name).read_bytes() == CONTENT and are_official(folder)
+    (folder / name).write_bytes(CONTENT[::-1])
+    with pytest.raises(DataError, match=rf"{name} is not the official file: delete it"):
+        are_official(folder)
+    (folder / name).unlink()
+    assert not are_official(folder)

@@ -1,29 +1,30 @@
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Literal
+from dataclasses import asdict, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
 
+import numba
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from ksae_lib import KSparseAutoencoder
-from ksae_lib.training import DivergenceError
-from replication.judge.finetune import (
-    AutogradNetEngine,
-    DiscriminativeNet,
-    FinetuneConfig,
-    Layer,
-    finetune,
-    make_engine,
-    new_net,
-    stages,
-)
+from ksae_lib.loop import DivergenceError
+from ksae_lib.model import KSparseAutoencoder
+from replication.judge import finetune as module
+from replication.judge.finetune import DiscriminativeNet, FinetuneConfig, batch_key, finetune, new_net, stages
 from replication.judge.sparse_net import SparseNetEngine
-from replication.methods import AutoencoderConfig, DBNConfig, KLSparseConfig, PCAConfig, RBMConfig
+from replication.judge.threads import few_threads
+from replication.methods import METHODS
+from replication.methods.layer import Layer, Unit
 
 CLASSES = 4
+AUTOENCODER = METHODS["autoencoder"]
+CONFIG = FinetuneConfig(epochs=6, batch_size=17, learning_rate=0.2, learning_rate_end=0.05, momentum=0.5)
+CONFIGS = tuple(replace(CONFIG, seed=seed) for seed in range(3))
 
 
 def examples(n: int = 60, inputs: int = 20, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -50,26 +51,40 @@ def sparse_net(layers: int = 1, unit: str = "linear", dtype: torch.dtype = torch
     return net.to(dtype)
 
 
-@pytest.mark.parametrize("fixed", [0, 1, 2])
+def tuned(net: DiscriminativeNet, config: FinetuneConfig, *data: Any, **how: Any) -> pd.DataFrame:
+    """The history of one net, fine-tuned on a processor."""
+    (outcome,) = finetune([net], *(data[:2] or examples()), [config], *data[2:], device="cpu", **how)
+    if isinstance(outcome, DivergenceError):
+        raise outcome
+    return outcome
+
+
+@pytest.mark.parametrize("layerwise", [True, False])
 @pytest.mark.parametrize("unit", ["linear", "relu"])
 @pytest.mark.parametrize("layers", [1, 2])
-def test_sparse_kernels_train_as_autograd_does(layers: int, unit: str, fixed: int) -> None:
+def test_sparse_kernels_train_as_autograd_does(layers: int, unit: str, layerwise: bool) -> None:
     x, y = examples()
     x = x.astype(np.float64)
-    order = np.random.default_rng(5).permutation(len(x))
     nets = [sparse_net(layers, unit) for _ in range(2)]
-    fixed = min(fixed, layers)
-    engines = [
-        AutogradNetEngine(nets[0], x, y, 8, fixed, torch.Generator()),
-        SparseNetEngine(nets[1].layers, nets[1].softmax, x, y, 8, fixed),
-    ]
-    for rate in (0.3, 0.1):
-        losses = [engine.run_epoch(order, rate, 0.5) for engine in engines]
-        assert losses[0] == pytest.approx(losses[1], rel=1e-12)
-    start = sparse_net(layers, unit).state_dict()
+    config = FinetuneConfig(epochs=6, batch_size=8, learning_rate=0.3, momentum=0.5, layerwise=layerwise)
+    reference, fast = (
+        tuned(net, config, x, y, engine=engine) for net, engine in zip(nets, ("reference", "auto"), strict=True)
+    )
+    assert reference["loss"].to_numpy() == pytest.approx(fast["loss"].to_numpy(), rel=1e-12)
     for name, value in nets[0].state_dict().items():
         torch.testing.assert_close(nets[1].state_dict()[name], value, rtol=1e-10, atol=1e-12)
-        is_fixed = name.startswith("layers") and int(name.split(".")[1]) < fixed
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_fixed_layers_stay_as_they_are(
+    engine: Literal["auto", "reference"], stage: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, start = sparse_net(2, dtype=torch.float32), sparse_net(2, dtype=torch.float32).state_dict()
+    monkeypatch.setattr(module, "stages", lambda *_: [(2 - stage, 2)])
+    tuned(net, FinetuneConfig(epochs=2, learning_rate=0.1), engine=engine)
+    for name, value in net.state_dict().items():
+        is_fixed = name.startswith("layers") and int(name.split(".")[1]) < 2 - stage
         assert torch.equal(value, start[name]) == is_fixed
 
 
@@ -101,27 +116,28 @@ def test_a_net_starts_as_its_encoder_codes() -> None:
     x, _ = examples()
     config = FinetuneConfig(alpha=2)
     block = torch.from_numpy(x)
-    k_sparse = KSparseAutoencoder(20, 30, 5)
-    net = new_net([k_sparse], 20, CLASSES, config)
-    torch.testing.assert_close(net.layers[0](block), k_sparse.encode(block, "alpha_k", 2))
-    for baseline in (
-        AutoencoderConfig(units=30, epochs=1, hidden_dropout=0.5),
-        RBMConfig(units=30, epochs=1),
-        KLSparseConfig(units=30, epochs=1),
-        DBNConfig(units=30, epochs=1),
+    for method in (
+        METHODS["k_sparse"](units=30, k=5, k_start=None, epochs=1),
+        AUTOENCODER(units=30, epochs=1, hidden_dropout=0.5),
+        METHODS["rbm"](units=30, epochs=1),
+        METHODS["kl_sparse"](units=30, epochs=1),
+        METHODS["dbn"](units=30, epochs=1),
     ):
-        encoder, _ = baseline.fit(x.clip(0, 1))
-        net = new_net([encoder], 20, CLASSES, config)
+        encoder, _ = method.fit(x.clip(0, 1), device="cpu")
+        net = new_net(method.hidden_layers(encoder, config.alpha), 20, CLASSES, config)
         hidden = block
         for layer in net.layers:
             hidden = layer(hidden)
-        torch.testing.assert_close(hidden, encoder.encode(block))
+        (codes,) = method.codes(encoder, x, method.code_mode(), (config.alpha,))
+        dense = codes if isinstance(codes, np.ndarray) else codes.toarray()
+        torch.testing.assert_close(hidden.detach(), torch.from_numpy(dense))
         assert torch.equal(net(block), torch.zeros(len(x), CLASSES))
 
 
 def test_dropout_nets_keep_the_regularizer_of_their_pre_training() -> None:
-    encoder, _ = AutoencoderConfig(units=500, epochs=1, hidden_dropout=0.5, input_dropout=0.2).fit(examples()[0])
-    (layer,) = new_net([encoder], 20, CLASSES, FinetuneConfig()).layers
+    method = AUTOENCODER(units=500, epochs=1, hidden_dropout=0.5, input_dropout=0.2)
+    encoder, _ = method.fit(examples()[0], device="cpu")
+    (layer,) = new_net(method.hidden_layers(encoder), 20, CLASSES, FinetuneConfig()).layers
     ones = torch.ones(200, 20)
     layer.weight.data.fill_(1.0)
     layer.bias.data.zero_()
@@ -135,11 +151,12 @@ def test_dropout_nets_keep_the_regularizer_of_their_pre_training() -> None:
 def test_fine_tuning_learns_the_classes(net: str) -> None:
     x, y = examples(400)
     config = FinetuneConfig(epochs=30, learning_rate=0.3, units=30, alpha=2, weight_std=0.1)
-    encoders = [KSparseAutoencoder(20, 30, 5)] if net == "sparse" else []
-    if encoders:
-        encoders[0].initialize(0.3, torch.Generator().manual_seed(0))
-    made = new_net(encoders, 20, CLASSES, config)
-    history = finetune(made, x, y, config, held_out=examples(200, seed=9))
+    layers = []
+    if net == "sparse":
+        encoder = KSparseAutoencoder(20, 30, 5)
+        encoder.initialize(0.3, torch.Generator().manual_seed(0))
+        layers = [Layer(encoder.weight, encoder.bias, "linear", encoder.alpha_k(config.alpha))]
+    history = tuned(new_net(layers, 20, CLASSES, config), config, x, y, examples(200, seed=9))
     assert history["loss"].iloc[0] > 2 * history["loss"].iloc[-1]
     assert history["validation_error"].iloc[-1] < 25  # by chance: 75
 
@@ -148,20 +165,15 @@ def test_deep_nets_are_fine_tuned_in_the_three_stages_of_section_4_6() -> None:
     assert list(stages(2, FinetuneConfig(epochs=20))) == [(2, 6), (1, 6), (0, 8)]
     assert list(stages(2, FinetuneConfig(epochs=20, layerwise=False))) == [(0, 20)]
     assert list(stages(1, FinetuneConfig(epochs=20))) == [(0, 20)]
-    x, y = examples()
-    config = FinetuneConfig(epochs=7, learning_rate=0.1)
-    history = finetune(sparse_net(2, dtype=torch.float32), x, y, config)
+    history = tuned(sparse_net(2, dtype=torch.float32), FinetuneConfig(epochs=7, learning_rate=0.1))
     assert history["fixed_layers"].tolist() == [2, 2, 1, 1, 0, 0, 0]
     assert history["learning_rate"].tolist() == pytest.approx([0.1, 0.001, 0.1, 0.001, 0.1, 0.0505, 0.001])
 
 
 def test_a_seed_decides_the_run() -> None:
-    x, y = examples()
-    encoder, _ = AutoencoderConfig(units=30, epochs=1, hidden_dropout=0.5).fit(x)
-
     def losses(seed: int) -> list[float]:
         config = FinetuneConfig(epochs=2, learning_rate=0.1, seed=seed)
-        return finetune(new_net([encoder], 20, CLASSES, config), x, y, config)["loss"].tolist()
+        return tuned(net(0, "relu", None, 0.5), config)["loss"].tolist()
 
     assert losses(0) == losses(0) != losses(1)
 
@@ -173,18 +185,16 @@ def test_the_defaults_are_those_of_section_4_2() -> None:
 
 
 def test_a_unit_that_became_nan_is_divergence_although_it_is_never_kept() -> None:
-    x, y = examples()
     net = sparse_net(1, dtype=torch.float32)
     net.layers[0].weight.data[3] = torch.nan
     with pytest.raises(DivergenceError, match="a weight stopped being finite"):
-        finetune(net, x, y, FinetuneConfig(epochs=1, learning_rate=0.1))
+        tuned(net, FinetuneConfig(epochs=1, learning_rate=0.1))
 
 
 def test_divergence_is_told_with_its_remedy() -> None:
-    x, y = examples()
     config = FinetuneConfig(epochs=20, learning_rate=1e20)
     with np.errstate(all="ignore"), pytest.raises(DivergenceError, match="Lower the learning rate"):
-        finetune(sparse_net(1, dtype=torch.float32), x, y, config)
+        tuned(sparse_net(1, dtype=torch.float32), config)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +204,6 @@ def test_divergence_is_told_with_its_remedy() -> None:
         ({"learning_rate": 0}, "learning_rate = 0"),
         ({"momentum": 1}, "momentum = 1"),
         ({"alpha": 0.5}, "alpha = 0.5"),
-        ({"engine": "gpu"}, "engine = 'gpu'"),
         ({"seed": -1}, "seed = -1"),
     ],
 )
@@ -205,36 +214,132 @@ def test_impossible_settings_are_refused(change: dict[str, object], message: str
 
 def test_what_cannot_be_fine_tuned_is_refused() -> None:
     x, y = examples()
+    config = FinetuneConfig()
     with pytest.raises(ValueError, match="one class for each"):
-        finetune(sparse_net(), x, y[:-1], FinetuneConfig())
+        tuned(sparse_net(), config, x, y[:-1])
     for wrong in (y - 1, y + 1, y.astype(float)):
         with pytest.raises(ValueError, match="whole numbers from 0 to 3"):
-            finetune(sparse_net(), x, wrong, FinetuneConfig())
+            tuned(sparse_net(), config, x, wrong)
     broken = x.copy()
     broken[0, 0] = np.nan
     with pytest.raises(ValueError, match="NaN"):
-        finetune(sparse_net(), broken, y, FinetuneConfig())
-    pca, _ = PCAConfig(units=5).fit(x)
-    with pytest.raises(ValueError, match="PCA has no units"):
-        new_net([pca], 20, CLASSES, FinetuneConfig())
-    with pytest.raises(ValueError, match="alpha"):
-        new_net([KSparseAutoencoder(20, 30, 20)], 20, CLASSES, FinetuneConfig())
+        tuned(sparse_net(), config, broken, y)
+    with pytest.raises(ValueError, match="of 2 kinds"):
+        finetune([net(0, "relu", None), net(0, "linear", None)], x, y, CONFIGS[:2], engine="reference", device="cpu")
+    nets = [net(0, "relu", None), net(1, "relu", None)]
+    with pytest.raises(ValueError, match="of 2 kinds"):
+        finetune(nets, x, y, (CONFIG, replace(CONFIG, epochs=7)), engine="reference", device="cpu")
+
+
+def test_a_batch_key_is_of_all_but_seed_start_alpha_and_kept_units() -> None:
+    own = batch_key(CONFIG, net(0, "linear", (7, 9)))
+    assert own == batch_key(replace(CONFIG, seed=1, alpha=2), net(1, "linear", (8, 9)))
+    for name in ("epochs", "batch_size", "learning_rate", "learning_rate_end", "momentum"):
+        assert own != batch_key(replace(CONFIG, **{name: asdict(CONFIG)[name] / 2}), net(0, "linear", (7, 9)))
+    assert own != batch_key(CONFIG, net(0, "linear", None))
+    assert own != batch_key(CONFIG, net(0, "linear", (7, 9), 0.3))
 
 
 @pytest.mark.parametrize(
-    ("kept", "zeros", "engine", "chosen"),
-    [
-        (2, 0.8, "auto", SparseNetEngine),
-        (2, 0.2, "auto", AutogradNetEngine),
-        (None, 0.8, "auto", AutogradNetEngine),
-        (2, 0.8, "reference", AutogradNetEngine),
-    ],
+    ("kept", "zeros", "engine", "sparse"),
+    [(2, 0.8, "auto", True), (2, 0.2, "auto", False), (None, 0.8, "auto", False), (2, 0.8, "reference", False)],
 )
 def test_sparse_kernels_are_chosen_for_k_sparse_nets_on_inputs_that_are_mostly_zero(
-    kept: int | None, zeros: float, engine: Literal["auto", "reference"], chosen: type
+    kept: int | None, zeros: float, engine: Literal["auto", "reference"], sparse: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(0)
     x = (rng.random((50, 8)) * (rng.random((50, 8)) > zeros)).astype(np.float32)
-    net = DiscriminativeNet([Layer(torch.ones(5, 8), torch.zeros(5), "linear", kept)], 2)
-    config = FinetuneConfig(engine=engine)
-    assert type(make_engine(net, x, np.zeros(50, np.int64), config, 0, torch.Generator())) is chosen
+    made = DiscriminativeNet([Layer(torch.ones(5, 8), torch.zeros(5), "linear", kept)], 2)
+    used = []
+    monkeypatch.setattr(module, "SparseNetEngine", lambda *args: used.append(args) or SparseNetEngine(*args))
+    tuned(made, FinetuneConfig(epochs=1), x, np.zeros(50, np.int64), engine=engine)
+    assert bool(used) == sparse
+
+
+def net(seed: int, unit: Unit, kept: tuple[int, ...] | None, dropout: float = 0.0) -> DiscriminativeNet:
+    """A deep net with random weights."""
+    noise = torch.Generator().manual_seed(seed)
+    layers = [
+        Layer(torch.randn(after, before, generator=noise) / 3, torch.randn(after, generator=noise) / 9, unit,
+              None if kept is None else kept[number], dropout, dropout)
+        for number, (before, after) in enumerate(pairwise((20, 30, 25)))
+    ]  # fmt: skip
+    return DiscriminativeNet(layers, CLASSES)
+
+
+@pytest.mark.parametrize("layerwise", [True, False])
+@pytest.mark.parametrize(("unit", "kept"), [("linear", (7, 9)), ("relu", None), ("sigmoid", None)])
+def test_nets_at_once_are_the_nets_one_by_one(unit: Unit, kept: tuple[int, ...] | None, layerwise: bool) -> None:
+    (x, y), held = examples(), examples(30, seed=1)
+    configs = [replace(config, layerwise=layerwise) for config in CONFIGS]
+
+    def nets() -> list[DiscriminativeNet]:
+        return [net(seed, unit, kept and (kept[0] + seed, kept[1])) for seed in range(3)]
+
+    together, alone = nets(), nets()
+    outcomes = finetune(together, x, y, configs, held, device="cpu", engine="reference")
+    for outcome, wanted, one, other in zip(
+        outcomes, finetune(alone, x, y, configs, held, device="cpu"), together, alone, strict=True
+    ):
+        assert isinstance(outcome, pd.DataFrame) and isinstance(wanted, pd.DataFrame)
+        assert outcome.columns.tolist() == wanted.columns.tolist()
+        for column in ("epoch", "fixed_layers", "learning_rate", "momentum", "validation_error"):
+            assert outcome[column].tolist() == pytest.approx(wanted[column].tolist()), column
+        assert outcome["loss"].to_numpy() == pytest.approx(wanted["loss"].to_numpy(), rel=1e-4)
+        for (name, value), theirs in zip(one.named_parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(value, theirs, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+def test_a_net_that_diverges_leaves_the_others_alone(engine: Literal["auto", "reference"]) -> None:
+    (x, y), held = examples(), examples(30, seed=1)
+    wild = net(1, "linear", (7, 9))
+    wild.layers[0].weight.data.mul_(1e30)
+    calm, alone = net(0, "linear", (7, 9)), net(0, "linear", (7, 9))
+    history, error = finetune([calm, wild], x, y, CONFIGS[:2], held, device="cpu", engine=engine)
+    assert isinstance(error, DivergenceError)
+    assert isinstance(history, pd.DataFrame)
+    assert history["loss"].to_numpy() == pytest.approx(tuned(alone, CONFIG, x, y, held)["loss"].to_numpy(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("unit", "kept", "dropout", "engine"),
+    [("linear", (7, 9), 0.0, "auto"), ("relu", None, 0.3, "auto"), ("relu", None, 0.3, "reference")],
+)
+def test_interrupted_runs_go_on_from_their_checkpoints_to_the_bit(
+    unit: Unit, kept: tuple[int, int] | None, dropout: float, engine: Literal["auto", "reference"], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    (x, y), held = examples(), examples(30, seed=1)
+    paths = [tmp_path / "a", tmp_path / "b"]
+
+    def run(nets: list[DiscriminativeNet], checkpoint: list[Path] | None = None) -> list[Any]:
+        return finetune(nets, x, y, CONFIGS[:2], held, device="cpu", engine=engine, checkpoint=checkpoint)
+
+    def nets() -> list[DiscriminativeNet]:
+        return [net(seed, unit, kept, dropout) for seed in range(2)]
+
+    whole, halves = nets(), nets()
+    wanted = run(whole)
+    original = module.run_epochs
+    # Three epochs end within the second of three stages.
+    monkeypatch.setattr(module, "run_epochs", lambda what, epochs, *rest, **how: original(what, 3, *rest, **how))
+    run(nets(), paths)
+    monkeypatch.undo()
+    for outcome, history in zip(run(halves, paths), wanted, strict=True):
+        assert outcome.drop(columns="seconds").equals(history.drop(columns="seconds"))
+    for one, other in zip(whole, halves, strict=True):
+        assert all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
+    with pytest.raises(ValueError, match="not a checkpoint of this run"):
+        finetune(nets(), x, y, [replace(one, alpha=2) for one in CONFIGS[:2]], device="cpu", checkpoint=paths)
+
+
+def test_small_work_keeps_to_one_thread_and_gives_the_others_back() -> None:
+    before = torch.get_num_threads(), numba.get_num_threads()
+    torch.set_num_threads(2)
+    with few_threads(10_000):
+        assert torch.get_num_threads() == 2
+    with few_threads(100):
+        assert (torch.get_num_threads(), numba.get_num_threads()) == (1, 1)
+    assert (torch.get_num_threads(), numba.get_num_threads()) == (2, before[1])
+    torch.set_num_threads(before[0])

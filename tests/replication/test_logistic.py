@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
 from replication.judge.logistic import LogisticProblem
 
 TIGHT = {"tolerance": 1e-7, "max_iterations": 2000}
+L2 = (0.1, 0.001, 0.00001)
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +34,28 @@ def test_the_minimum_is_that_of_scikit_learn(data: tuple[np.ndarray, np.ndarray]
     assert np.allclose(found.weight.T, direct.coef_, atol=1e-5)
     assert np.allclose(found.bias - found.bias.mean(), direct.intercept_ - direct.intercept_.mean(), atol=1e-4)
     assert np.array_equal(found.predict(form(x)), direct.predict(x))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
+def test_float32_products_on_any_device_give_the_path_of_float64(form: type, device: str) -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 4, 600)
+    x = rng.normal(size=(600, 12)) @ rng.normal(size=(12, 12)) + rng.normal(size=(4, 12))[y]
+    x = (x * np.geomspace(0.01, 3, 12) * (rng.random(x.shape) < 0.5)).astype(np.float32)
+    exact, found = LogisticProblem(x.astype(np.float64), y, 4), LogisticProblem(form(x), y, 4, device)
+    start = None
+    for l2 in L2:
+        wanted, start = exact.solve(l2, 1e-9, 2000), found.solve(l2, 1e-6, 500, start)
+        assert start.weight == pytest.approx(wanted.weight, rel=1e-3, abs=1e-4 * np.abs(wanted.weight).max())
+        assert np.array_equal(start.predict(x), wanted.predict(x))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_sparse_features_reach_a_device_whole(device: str) -> None:
+    x = sparse.random_array((7, 5), density=0.4, format="csr", dtype=np.float32, rng=np.random.default_rng(0))
+    held = LogisticProblem(x, np.arange(7) % 2, 2, device)._x
+    assert np.array_equal((held if held.layout is torch.strided else held.to_dense()).cpu().numpy(), x.toarray())
 
 
 def test_value_and_gradient_are_those_of_the_problem_with_centred_inputs(data: tuple[np.ndarray, np.ndarray]) -> None:

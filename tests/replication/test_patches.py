@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from replication.data import DataError
-from replication.data.patches import load_patches, normalize_contrast, random_patches, zca
+from replication.data import load_data
+from replication.data.base import DataConfig, DataError, Dataset
+from replication.data.patches import normalize_contrast, random_patches, zca
 from replication.judge.gabor import fit_gabor, gabor, main_image
+
+
+def patches(source: str | Path, train: int = 10, validation: int = 9, test: int = 8, seed: int = 0) -> Dataset:
+    sizes = {"train_size": train, "validation_size": validation, "test_size": test}
+    load_data.cache_clear()
+    return load_data(DataConfig(name="patches", source=str(source), split_seed=seed, **sizes))
 
 
 def natural(count: int = 6, size: int = 40) -> np.ndarray:
@@ -35,10 +42,10 @@ def test_contrast_and_whitening_are_those_of_the_published_code() -> None:
     one = x[0].astype(float)
     normal = normalize_contrast(x)
     assert normal[0] == pytest.approx((one - one.mean()) / np.sqrt(one.var(ddof=1) + 10), rel=1e-4, abs=1e-5)
-    whitening = zca(normal)
+    mean, matrix = zca(normal)
     values, vectors = np.linalg.eigh(np.cov(normal.astype(float).T))
-    assert np.allclose(whitening.matrix, vectors @ np.diag((values + 0.1) ** -0.5) @ vectors.T, atol=1e-3)
-    white = np.cov(((normal - whitening.mean) @ whitening.matrix).T)
+    assert np.allclose(matrix, vectors @ np.diag((values + 0.1) ** -0.5) @ vectors.T, atol=1e-3)
+    white = np.cov(((normal - mean) @ matrix).T)
     assert np.linalg.eigvalsh(white).max() < 1.01
     large = values > 1
     assert large.any() and np.allclose(
@@ -52,13 +59,15 @@ def test_a_file_and_a_folder_give_patches(tmp_path: Path) -> None:
     for i, image in enumerate(images):
         (tmp_path / "folder").mkdir(exist_ok=True)
         Image.fromarray(image).save(tmp_path / "folder" / f"{i}.png")
-    small = {"train_size": 300, "validation_size": 40, "test_size": 20}
-    data = load_patches(str(tmp_path / "a.npz"), **small)
+    data = patches(tmp_path / "a.npz", 300, 40, 20)
     assert (data.train_x.shape, data.validation_x.shape, data.image_shape) == ((300, 192), (40, 192), (8, 8, 3))
-    other = load_patches(str(tmp_path / "folder"), **small)
+    other = patches(tmp_path / "folder", 300, 40, 20)
     assert data.sha256 == other.sha256 and np.array_equal(data.train_x, other.train_x)
-    assert not np.array_equal(data.train_x, load_patches(str(tmp_path / "a.npz"), **small, split_seed=1).train_x)
-    assert load_patches("samples", train_size=50, validation_size=9, test_size=8).test_x.shape == (8, 192)
+    assert not np.array_equal(data.train_x, patches(tmp_path / "a.npz", 300, 40, 20, seed=1).train_x)
+    assert patches("samples").test_x.shape == (8, 192)
+    assert data.preprocessing == {
+        "source": "a.npz", "contrast": 10.0, "zca_epsilon": 0.1, "side": 8, "split_seed": 0
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -72,7 +81,7 @@ def test_a_file_and_a_folder_give_patches(tmp_path: Path) -> None:
 def test_a_bad_folder_is_named(tmp_path: Path, make, message: str) -> None:
     make(tmp_path / "pictures")
     with pytest.raises(DataError, match=message):
-        load_patches(str(tmp_path / "pictures"), train_size=10)
+        patches(tmp_path / "pictures")
 
 
 @pytest.mark.parametrize(
@@ -80,14 +89,17 @@ def test_a_bad_folder_is_named(tmp_path: Path, make, message: str) -> None:
     [
         ({"other": np.zeros(3)}, "cannot be read"),
         ({"images": np.zeros((2, 9, 9, 3))}, "images are uint8"),
-        (None, "is missing: name another .npz file"),
+        (None, "No such file.*name an .npz file"),
+        ("folder", "Is a directory.*name an .npz file"),
     ],
 )
-def test_a_bad_file_is_named(tmp_path: Path, arrays: dict[str, np.ndarray] | None, message: str) -> None:
-    if arrays is not None:
+def test_a_bad_file_is_named(tmp_path: Path, arrays: dict[str, np.ndarray] | str | None, message: str) -> None:
+    if arrays == "folder":
+        (tmp_path / "a.npz").mkdir()
+    elif isinstance(arrays, dict):
         np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(DataError, match=message):
-        load_patches(str(tmp_path / "a.npz"), train_size=10)
+        patches(tmp_path / "a.npz")
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
@@ -97,16 +109,16 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     np.save(tmp_path / "b.npy", np.zeros(3))
     for content in (whole[: len(whole) // 2], whole[:-30], b"", (tmp_path / "b.npy").read_bytes()):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"a\.npz cannot be read"):
-            load_patches(str(path), train_size=10)
+        with pytest.raises(DataError, match=r"a\.npz is missing or cannot be read"):
+            patches(path)
 
 
 def test_missing_cifar10_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KSAE_DATA", str(tmp_path))
     with pytest.raises(DataError, match="CIFAR-10 is missing"):
-        load_patches("cifar10", train_size=10)
+        patches("cifar10")
     with pytest.raises(ValueError, match="name at least one"):
-        load_patches("samples", train_size=0)
+        patches("samples", 0)
 
 
 @pytest.mark.parametrize("angle", [0.3, 1.2, 2.5])

@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from torch import nn
 
-from ksae_lib import KSparseAutoencoder
-from replication.data import Dataset
-from replication.judge.readout import ReadoutConfig, evaluate, sparse_codes
+from ksae_lib.metrics import fraction_of_variance_unexplained
+from ksae_lib.model import KSparseAutoencoder
+from replication.data.base import Dataset
+from replication.judge.readout import ReadoutConfig, ReadoutResult, evaluate
+from replication.methods import METHODS
+
+K_SPARSE, PIXELS = METHODS["k_sparse"](units=20, k=3, k_start=None), METHODS["pixels"]()
 
 
 def blobs(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -28,22 +33,27 @@ def model() -> KSparseAutoencoder:
     return model
 
 
-def test_codes_are_sparse_and_equal_to_the_model(model: KSparseAutoencoder) -> None:
-    x = dataset().train_x
-    codes = sparse_codes(model, np.concatenate([x] * 5), 2)
-    assert codes.shape == (1500, 20)
-    assert codes.nnz == 1500 * 6
-    assert np.array_equal(codes[:300].toarray(), model.encode(torch.from_numpy(x), "alpha_k", 2).numpy())
+def read_pixels(data: Dataset, config: ReadoutConfig) -> ReadoutResult:
+    return evaluate(data, PIXELS, nn.Identity(), config, "cpu")
 
 
 def test_validation_chooses_and_the_whole_grid_is_recorded(model: KSparseAutoencoder) -> None:
     config = ReadoutConfig(alphas=(1, 2), l2=(0.1, 0.001))
-    result = evaluate(dataset(), model, config)
+    result = evaluate(dataset(), K_SPARSE, model, config)
     assert [(row.alpha, row.l2) for row in result.trials.itertuples()] == [(1, 0.1), (1, 0.001), (2, 0.1), (2, 0.001)]
     best = result.trials.loc[result.trials["validation_error"].idxmin()]
     assert result.selected == {"alpha": best["alpha"], "l2": best["l2"]}
     assert (result.validation_error, result.test_error) == (best["validation_error"], best["test_error"])
     assert len(result.test_mistakes) == round(result.test_error)
+    assert result.code_mode == "alpha_k"
+
+
+def test_fvu_is_that_of_the_codes_that_are_read(model: KSparseAutoencoder) -> None:
+    x = torch.from_numpy(dataset().validation_x)
+    trials = evaluate(dataset(), K_SPARSE, model, ReadoutConfig(alphas=(1, 2), l2=(0.1,))).trials
+    for alpha, fvu in zip(trials["alpha"], trials["fvu"], strict=True):
+        image = model.decode(model.encode(x, "alpha_k", alpha)).detach().numpy()
+        assert fvu == pytest.approx(fraction_of_variance_unexplained(x.numpy(), image), rel=1e-5)
 
 
 def test_the_choice_does_not_look_at_test_labels(model: KSparseAutoencoder) -> None:
@@ -53,14 +63,14 @@ def test_the_choice_does_not_look_at_test_labels(model: KSparseAutoencoder) -> N
         honest.test_x, (honest.test_y + 1) % 3, (2, 3), {}, "none",
     )  # fmt: skip
     config = ReadoutConfig(alphas=(1, 2, 3), l2=(0.1, 0.01, 0.001))
-    assert evaluate(honest, model, config).selected == evaluate(shuffled, model, config).selected
+    assert evaluate(honest, K_SPARSE, model, config).selected == evaluate(shuffled, K_SPARSE, model, config).selected
 
 
 def test_raw_pixels_equal_scikit_learn_on_dense_input() -> None:
     data = dataset()
-    result = evaluate(data, None, ReadoutConfig(l2=(0.01,), tolerance=1e-8))
+    result = read_pixels(data, ReadoutConfig(l2=(0.01,), tolerance=1e-8))
     direct = LogisticRegression(C=1 / (0.01 * 300), tol=1e-8, max_iter=1000).fit(data.train_x, data.train_y)
-    assert result.selected == {"l2": 0.01}
+    assert (result.selected, result.trials["fvu"].iloc[0]) == ({"l2": 0.01}, None)
     assert result.test_mistakes == np.flatnonzero(direct.predict(data.test_x) != data.test_y).tolist()
 
 
@@ -71,33 +81,35 @@ def test_l2_weighs_the_penalty_against_the_mean_cross_entropy() -> None:
         data.test_x, data.test_y, (2, 3), {}, "none",
     )  # fmt: skip
     config = ReadoutConfig(l2=(0.3,), tolerance=1e-8)
-    assert evaluate(data, None, config).test_mistakes == evaluate(twice, None, config).test_mistakes
+    assert read_pixels(data, config).test_mistakes == read_pixels(twice, config).test_mistakes
 
 
 def test_dense_relu_codes_keep_every_positive_entry_and_have_no_alpha(model: KSparseAutoencoder) -> None:
     data = dataset()
-    result = evaluate(data, model, ReadoutConfig(l2=(0.01,), tolerance=1e-8, dense_relu=True))
+    result = evaluate(data, K_SPARSE, model, ReadoutConfig(l2=(0.01,), tolerance=1e-8, dense_relu=True))
     weight, bias = model.weight.detach().numpy(), model.bias.detach().numpy()
     codes, test_codes = (np.maximum(x @ weight.T + bias, 0) for x in (data.train_x, data.test_x))
     direct = LogisticRegression(C=1 / (0.01 * 300), tol=1e-8, max_iter=2000).fit(codes, data.train_y)
-    assert result.selected == {"l2": 0.01}
+    assert (result.selected, result.code_mode) == ({"l2": 0.01}, "dense_relu")
     assert result.test_mistakes == np.flatnonzero(direct.predict(test_codes) != data.test_y).tolist()
 
 
 def test_refit_keeps_what_validation_chose_and_learns_from_validation_images_too(model: KSparseAutoencoder) -> None:
     data = dataset()
-    once = evaluate(data, model, ReadoutConfig(alphas=(1, 2), l2=(0.1, 0.01), tolerance=1e-8))
-    again = evaluate(data, model, ReadoutConfig(alphas=(1, 2), l2=(0.1, 0.01), tolerance=1e-8, refit=True))
+    once = evaluate(data, K_SPARSE, model, ReadoutConfig(alphas=(1, 2), l2=(0.1, 0.01), tolerance=1e-8))
+    again = evaluate(data, K_SPARSE, model, ReadoutConfig(alphas=(1, 2), l2=(0.1, 0.01), tolerance=1e-8, refit=True))
     assert (again.selected, again.validation_error) == (once.selected, once.validation_error)
     x, y = np.concatenate([data.train_x, data.validation_x]), np.concatenate([data.train_y, data.validation_y])
-    codes, test_codes = (sparse_codes(model, part, again.selected["alpha"]) for part in (x, data.test_x))
+    codes, test_codes = (
+        model.encode(torch.from_numpy(part), "alpha_k", again.selected["alpha"]).numpy() for part in (x, data.test_x)
+    )
     direct = LogisticRegression(C=1 / (again.selected["l2"] * len(y)), tol=1e-8, max_iter=2000).fit(codes, y)
     assert again.test_mistakes == np.flatnonzero(direct.predict(test_codes) != data.test_y).tolist()
     assert again.test_error == len(again.test_mistakes) / len(data.test_y) * 100
 
 
 def test_few_iterations_stop_the_fit_early(model: KSparseAutoencoder) -> None:
-    result = evaluate(dataset(), model, ReadoutConfig(alphas=(2,), l2=(0.0001,), max_iterations=2))
+    result = evaluate(dataset(), K_SPARSE, model, ReadoutConfig(alphas=(2,), l2=(0.0001,), max_iterations=2))
     assert (result.trials["iterations"].iloc[0], result.trials["converged"].iloc[0]) == (2, False)
     with pytest.raises(ValueError, match="at least 1"):
         ReadoutConfig(max_iterations=0)

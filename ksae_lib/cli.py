@@ -1,0 +1,184 @@
+"""The command ``ksae``: fit, transform, info, and what other packages add as entry points ``ksae.verbs``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from scipy import sparse
+
+from ksae_lib.io import KsaeError, atomic_path, read_model
+from ksae_lib.model import Activation, BiasInit, CodeMode
+from ksae_lib.training import EngineName
+
+_GROUP = "ksae.verbs"
+_STUDY = ("reproduce", "run", "notebook", "data", "report")
+_MODES = [mode.value for mode in CodeMode]
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "units": {"type": int, "help": "hidden units (default: 1000)"},
+    "k": {"type": int, "help": "units kept in training (default: 25)"},
+    "alpha": {"type": float, "help": "codes keep alpha times k units (default: 1)"},
+    "code_mode": {"choices": _MODES, "help": "what codes keep (default: alpha_k)"},
+    "k_start": {"type": int, "help": "units kept in the first epoch, falling to k (default: 100)"},
+    "epochs": {"type": int, "help": "passes over the examples (default: 40)"},
+    "batch_size": {"type": int, "help": "examples per update (default: 100)"},
+    "learning_rate": {"type": float, "help": "default: 0.01"},
+    "momentum": {"type": float, "help": "default: 0.9"},
+    "activation": {"choices": get_args(Activation), "help": "default: linear"},
+    "bias_init": {"choices": get_args(BiasInit), "help": "default: centered"},
+    "scale": {"type": float, "help": "number the examples are multiplied with (default: by their size)"},
+    "engine": {"choices": get_args(EngineName), "help": "default: auto, a GPU where there is one"},
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 failed, 130 interrupted. Wrong usage exits with 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="replace")
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+        sys.stdout.flush()
+    except KsaeError as error:
+        return _failed(str(error))
+    except KeyboardInterrupt:
+        _failed("interrupted. What is finished is kept.")
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe, say 'head', has seen enough; without this Python complains again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        about = f": {error.filename}" if error.filename else ", nothing was left half-written"
+        return _failed(f"{error.strerror or error}{about}.")
+    return 0
+
+
+def _failed(sentence: str) -> int:
+    print(f"ksae: {sentence}", file=sys.stderr)
+    return 1
+
+
+def _fit(options: argparse.Namespace) -> None:
+    from ksae_lib.estimator import KSparseCoder
+
+    chosen = {name: getattr(options, name) for name in _SETTINGS if hasattr(options, name)}
+    coder = KSparseCoder(**chosen, random_state=options.seed, verbose=sys.stderr.isatty()).fit(_examples(options.x))
+    coder.save(options.out)
+    loss, live = coder.history_["loss"][-1], coder.history_["live_units"][-1]
+    print(
+        f"{options.out}: {coder.units} units, k = {coder.k}, {coder.n_iter_} epochs, loss {loss:.4g}, {live} live units"
+    )
+
+
+def _transform(options: argparse.Namespace) -> None:
+    from ksae_lib.estimator import KSparseCoder
+
+    if options.out.suffix not in (".npz", ".npy"):
+        raise KsaeError(f"{options.out} ends in neither .npz, for sparse codes, nor .npy, for an array: name it so.")
+    coder = KSparseCoder.load(options.model)
+    changed = {name: getattr(options, name) for name in ("alpha", "code_mode") if hasattr(options, name)}
+    coder.set_params(sparse_output=options.out.suffix == ".npz", **changed)
+    codes = coder.transform(_examples(options.x))
+    with atomic_path(options.out) as temporary, temporary.open("wb") as file:
+        if isinstance(codes, np.ndarray):
+            np.save(file, codes)
+        else:
+            sparse.save_npz(file, codes)
+    kept = (np.count_nonzero(codes) if isinstance(codes, np.ndarray) else codes.nnz) / codes.shape[0]
+    print(f"{options.out}: {codes.shape[0]} codes of {codes.shape[1]} units, {kept:.4g} not zero on average")
+
+
+def _info(options: argparse.Namespace) -> None:
+    model, metadata = read_model(options.model)
+    for name, value in (metadata["model"] | metadata.get("parameters", {})).items():
+        print(f"{name:16}{value}")
+    for name, column in metadata.get("fitted", {}).get("history_", {}).items():
+        print(f"{'last ' + name:24}{column[-1]}")
+    print(f"{'parameters':16}{sum(p.numel() for p in model.parameters())}")
+
+
+def _examples(path: Path) -> np.ndarray:
+    try:
+        x = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError):
+        x = None
+    if not isinstance(x, np.ndarray):
+        raise KsaeError(f"{path} is not one array: write it, a row an example, with numpy.save.")
+    return x
+
+
+def _in_one_sentence(command: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
+    """The command, what the library refuses made an error a user can mend."""
+
+    def run(options: argparse.Namespace) -> None:
+        try:
+            command(options)
+        except (ValueError, TypeError) as error:
+            raise KsaeError(" ".join(str(error).split())) from error
+
+    return run
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ksae", description="k-sparse autoencoders (Makhzani & Frey, ICLR 2014).")
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def verb(name: str, command: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=text, description=text, argument_default=argparse.SUPPRESS)
+        made.set_defaults(command=_in_one_sentence(command))
+        return made
+
+    fit = verb("fit", _fit, "Train an encoder on the rows of an array.")
+    fit.add_argument("x", type=Path, metavar="X.npy", help="examples, one a row")
+    fit.add_argument("--out", type=Path, required=True, metavar="MODEL", help="file to write, say model.safetensors")
+    for name, how in _SETTINGS.items():
+        fit.add_argument("--" + name.replace("_", "-"), **how)
+    fit.add_argument("--seed", type=int, default=0, help="of weights and order (default: 0)")
+
+    transform = verb("transform", _transform, "Write the codes of the rows of an array.")
+    transform.add_argument("model", type=Path, metavar="MODEL", help="as 'ksae fit' wrote it")
+    transform.add_argument("x", type=Path, metavar="X.npy", help="examples, one a row")
+    transform.add_argument("--out", type=Path, required=True, help="codes.npz (sparse) or codes.npy (array)")
+    for name in ("alpha", "code_mode"):
+        transform.add_argument("--" + name.replace("_", "-"), **_SETTINGS[name])
+
+    info = verb("info", _info, "Say what a model file holds.")
+    info.add_argument("model", type=Path, metavar="MODEL", help="a file of 'ksae fit' or save_model")
+    _add_others(verbs)
+    return parser
+
+
+def _add_others(verbs: Any) -> None:
+    """Add the verbs of other packages; where the study's are missing, verbs that say how to get them."""
+    missing = ""
+    for entry in entry_points(group=_GROUP):
+        try:
+            entry.load()(verbs)
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").split(".")[0]
+    if not missing and _STUDY[0] in verbs.choices:
+        return
+
+    def refuse(options: argparse.Namespace) -> None:
+        needs = "" if missing in ("", "replication") else f" and the package {missing}"
+        raise KsaeError(
+            f"'{options.verb}' needs the checkout of the study{needs}: git clone its repository, run 'make' in it and "
+            "use the ksae of its .venv."
+        )
+
+    for name in _STUDY:
+        made = verbs.add_parser(name, add_help=False, prefix_chars="\0")
+        made.add_argument("rest", nargs="*")
+        made.set_defaults(command=refuse, verb=name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from replication.methods.k_sparse import KSparse
+
+from replication.experiments import experiments
+from replication.experiments.base import PlanError, Row, combinations
+from replication.experiments.profiles import PROFILES, settings
+from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, Run, from_json, requires, to_json
+from replication.study import Study
+
+
+def rows(profile: str, seeds: int | None = None) -> dict[tuple[int, str, str], Row]:
+    return {(row.table, row.data.name, row.key): row for one in experiments(profile, seeds) for row in one.rows}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_run_survives_json_and_has_an_id_of_its_own(profile: str) -> None:
+    configs: dict[str, Run] = {}
+    for one in experiments(profile):
+        for run in one.runs():
+            assert from_json(to_json(run)) == run
+            assert configs.setdefault(run.run_id, run) == run
+    assert len(configs) > 8
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_rows_are_known_by_their_keys_and_every_experiment_has_a_notebook(profile: str) -> None:
+    made = experiments(profile)
+    keys = [(row.table, row.data.name, row.key) for one in made for row in one.rows]
+    assert len(set(keys)) == len(keys)
+    names = {one.name for one in experiments("smoke") + experiments("quick") + experiments("paper") + made}
+    for one in made:
+        assert one.notebook or (set(one.shown_in) <= names and one.shown_in)
+
+
+def test_full_profile_has_the_settings_of_section_4_2() -> None:
+    method = rows("full")[1, "mnist", "k25_printed"].at(0).encoder.method  # type: ignore[union-attr]
+    assert isinstance(method, KSparse)
+    assert (method.weight_std, method.momentum, method.learning_rate, method.epochs) == (0.01, 0.9, 0.01, 5000)
+    assert (method.units, method.k, method.bias_init, method.activation) == (1000, 25, "zeros", "linear")
+    norb = rows("full")[2, "norb", "k150"].at(0)
+    assert isinstance(norb, ReadoutRun) and norb.encoder is not None and norb.data.is_whole
+    method = norb.encoder.method
+    assert isinstance(method, KSparse)
+    assert (method.units, method.learning_rate, method.epochs) == (4000, 1e-4, 5000)
+
+
+def test_rows_without_the_schedule_keep_k() -> None:
+    for k in (40, 25, 10):
+        run = rows("quick")[1, "mnist", f"k{k}_fixed"].at(3)
+        assert isinstance(run, ReadoutRun) and run.encoder is not None
+        method = run.encoder.method
+        assert isinstance(method, KSparse)
+        assert (method.k, method.k_start, method.learning_rate, method.batch_size) == (k, None, 0.005, 20)
+        assert (method.epochs, method.bias_init, method.seed) == (60, "centered", 3)
+
+
+def test_seeds_multiply_the_rows_with_a_random_encoder_only() -> None:
+    for (_, _, key), row in rows("quick", 3).items():
+        assert row.seeds == (1 if key in ("pixels", "pca") else 3)
+        assert len({run.run_id for run in row.runs}) == row.seeds
+        assert row.runs[0] == rows("quick")[row.table, row.data.name, key].runs[0]
+
+
+@pytest.mark.parametrize(("experiment", "trials"), [("search", 8), ("rates", 4), ("norb_search", 4)])
+def test_every_method_of_a_search_has_as_many_trials(experiment: str, trials: int) -> None:
+    (one,) = [e for e in experiments("search") if e.name == experiment]
+    for search in one.searches:
+        assert len({run.run_id for _, run in search.trials}) == len(search.trials) == trials
+
+
+def test_the_rows_have_the_settings_that_the_search_found_best() -> None:
+    study, quick = Study("search"), rows("quick")
+    for search, stored in study.searches():
+        if all(stored):
+            errors = [one.metrics["validation_error"] for one in stored if one is not None]
+            chosen, _ = search.trials[errors.index(min(errors))]
+            run = quick[search.row.table, search.row.data.name, search.row.key].at(0)
+            config: object
+            if isinstance(run, FinetuneRun):
+                config = run.finetune
+            else:
+                assert run.encoder is not None
+                config = run.encoder.method
+            assert {name: getattr(config, name) for name in chosen} == chosen, search.row.key
+
+
+def test_the_designed_row_has_the_settings_that_came_out_best_over_all_seeds() -> None:
+    errors = {}
+    for experiment, sweep, value, runs in Study("search").sweeps():
+        if experiment in ("settings", "combinations") and len(runs) >= 3:
+            mean = sum(run.metrics["validation_error"] for run in runs) / len(runs)
+            errors[mean] = value if isinstance(value, dict) else {sweep.factor: value}
+    run, again = rows("paper")[1, "mnist", "k25_designed"].at(0), rows("paper")[1, "mnist", "k25_refitted"].at(0)
+    assert isinstance(run, ReadoutRun) and run.encoder is not None and isinstance(again, ReadoutRun)
+    base = next(e for e in experiments("search") if e.name == "combinations").sweeps[0].points[0].at(0)
+    assert base.encoder is not None
+    assert run.encoder.method == replace(base.encoder.method, **errors[min(errors)])
+    assert (again.encoder, again.readout) == (run.encoder, replace(run.readout, refit=True))
+
+
+def test_sweeps_change_settings_of_the_readout_as_well() -> None:
+    (one,) = [e for e in experiments("search", 2) if e.name == "settings"]
+    (alphas,) = [s for s in one.sweeps if s.factor == "alphas"]
+    assert alphas.base == (2.0, 3.0)
+    assert [point.value for point in alphas.points] == [(1.0,), (2.0,), (3.0,), (4.0,), (2.0, 3.0)]
+    for point in alphas.points:
+        assert [point.at(seed).readout.alphas for seed in range(2)] == [point.value, point.value]
+        assert point.at(1).encoder == alphas.points[0].at(1).encoder
+
+
+def test_a_second_layer_is_trained_on_codes_of_the_first() -> None:
+    run = rows("quick")[3, "mnist", "at_once"].at(0)
+    assert isinstance(run, FinetuneRun) and not run.finetune.layerwise
+    lower, upper = requires(run)
+    assert (lower.below, upper.below, upper.below_alpha) == (None, lower, run.finetune.alpha)
+    (one,) = [e for e in experiments("quick") if e.name == "beyond"]
+    order = list(one.runs())
+    assert order.index(lower) < order.index(upper) < order.index(run)
+
+
+def test_experiments_on_norb_and_on_its_stand_in_are_two() -> None:
+    for name, data in (("table2", "norb"), ("toy_norb_table2", "toy_norb")):
+        (one,) = [e for e in experiments("quick") if e.name == name]
+        assert one.executed == f"02_unsupervised_table_{data}"
+        assert {run.data.name for run in one.runs()} == {data}
+        assert all(f"-{data}-" in run.run_id for run in one.runs())
+
+
+def test_encoders_come_before_their_readouts() -> None:
+    for one in experiments("quick", 2):
+        seen: set[EncoderRun] = set()
+        for run in one.runs():
+            assert set(requires(run)) <= seen
+            if isinstance(run, EncoderRun):
+                seen.add(run)
+
+
+def test_what_is_misspelt_or_impossible_is_refused_in_one_sentence() -> None:
+    quick = settings("quick", "mnist")
+    assert quick is not None
+    for call, message in (
+        (lambda: quick.k_sparse(kk=40), "unexpected keyword argument 'kk'"),
+        (lambda: quick.k_sparse(epochs=float("nan")), "epochs = nan"),
+        (lambda: quick.k_sparse(units=-1), "units = -1"),
+        (lambda: quick.method("rbm", k=3), "unexpected keyword argument 'k'"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            call()
+    with pytest.raises(PlanError, match="choose one of smoke, quick, paper"):
+        settings("tiny", "mnist")
+    with pytest.raises(PlanError, match="seeds = 0 is not possible"):
+        experiments("quick", 0)
+
+
+def test_combinations_are_all() -> None:
+    assert combinations(a=(1, 2), b=(3,)) == [{"a": 1, "b": 3}, {"a": 2, "b": 3}]
