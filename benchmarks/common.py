@@ -5,11 +5,11 @@ shared hurts all of them alike. Figures are medians over the rounds. Threads tha
 while in case more work comes, hence a pause before each slice.
 """
 
-from __future__ import annotations
-
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numba
@@ -20,7 +20,9 @@ from replication.provenance import provenance
 
 PAUSE_SECONDS = 0.02
 PRODUCT_SIZE = 2048
-Times = dict[Any, np.ndarray]
+SLICES: dict[str, Any] = {"seconds": (30.0, "time for the timed rounds"), "steps": (25, "steps in a timed slice")}
+DEVICE = {"device": ("cpu", "torch device")}
+"""Options that several benchmarks have."""
 
 
 def timed_rounds(
@@ -30,8 +32,8 @@ def timed_rounds(
     *,
     at_least: int = 1,
     device: str = "cpu",
-    rates: Mapping[str, Callable[[], float]] | None = None,
-) -> tuple[Times, Times]:
+    rates: Mapping[str, Callable[[], float]] = MappingProxyType({}),
+) -> dict[Any, np.ndarray]:
     """Seconds of every slice, and rates of the machine, in every round (shape of each: [rounds]).
 
     Args:
@@ -42,14 +44,13 @@ def timed_rounds(
         device: what the slices work on; its work is waited for.
         rates: measured in each round, by name.
     """
-    times: list[list[float]] = []
-    measured: list[list[float]] = []
+    rounds: list[list[float]] = []
     started = time.perf_counter()
-    while len(times) < at_least or time.perf_counter() - started < seconds:
+    while len(rounds) < at_least or time.perf_counter() - started < seconds:
         given = following()
-        times.append([best_of(1, lambda one=one: one(given), device) for one in slices.values()])
-        measured.append([rate() for rate in (rates or {}).values()])
-    return dict(zip(slices, np.transpose(times), strict=True)), dict(zip(rates or {}, np.transpose(measured)))
+        times = [best_of(1, partial(one, given), device) for one in slices.values()]
+        rounds.append(times + [rate() for rate in rates.values()])
+    return dict(zip([*slices, *rates], np.transpose(rounds), strict=True))
 
 
 def best_of(times: int, work: Callable[[], object], device: str = "cpu") -> float:
@@ -75,23 +76,18 @@ def product_rate(size: int, device: str = "cpu") -> float:
 
 def summary(figures: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Median of each figure, ``quartiles`` of all, and how many ``rounds`` they are of."""
-    return {name: middle(values) for name, values in figures.items()} | {
+    return {name: rounded(np.median(values)) for name, values in figures.items()} | {
         "quartiles": {name: quartiles(values) for name, values in figures.items()},
         "rounds": len(next(iter(figures.values()))),
     }
 
 
-def quartiles(values: Sequence[float] | np.ndarray) -> list[float]:
+def quartiles(values: np.ndarray) -> list[float]:
     """The first and the third."""
     return [rounded(q) for q in np.percentile(values, [25, 75])]
 
 
-def middle(values: Sequence[float] | np.ndarray) -> float:
-    """The median."""
-    return rounded(np.median(values))
-
-
-def rounded(value: float | np.floating[Any]) -> float:
+def rounded(value: Any) -> float:
     """Four digits of it."""
     return float(f"{value:.4g}")
 

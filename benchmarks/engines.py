@@ -12,8 +12,6 @@ gradients. On MNIST the cpu engine leaves out the zero pixels (bfloat16 support 
 sparse floor counts the others only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -28,11 +26,9 @@ from ksae_lib.engines.base import Engine
 from ksae_lib.training import TrainConfig, make_engine, new_model
 from replication.data import DataConfig, load_data
 
-OPTIONS = {
+OPTIONS = common.SLICES | {
     "task": ("mnist", "data and sizes, or norb"),
     "k": ("", "units kept, several with commas between; by default 25 and 100, of NORB 75, 150 and 200"),
-    "seconds": (30.0, "time for the timed rounds"),
-    "steps": (25, "steps in a timed slice"),
 }
 WARM_UP_STEPS = 200
 _TOY = DataConfig(name="toy_norb", share=31, train_size=600, validation_size=100, test_size=100)
@@ -48,8 +44,8 @@ _ENGINES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def measure(options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Time the engines at each k: results by k as a string, ``task`` and ``hardware``; and the rows of these."""
+def measure(options: Any) -> dict[str, Any]:
+    """Time the engines at each k: results by k as a string, ``task`` and ``hardware``."""
     if options.task not in TASKS:
         raise ValueError(f"--task {options.task} is not possible: choose one of {', '.join(TASKS)}.")
     data, epoch, train, ks = TASKS[options.task]
@@ -62,11 +58,10 @@ def measure(options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     }
     in_slice, weights = options.steps * train.batch_size, train.units * x.shape[1]
     rates = {"flop": lambda: common.product_rate(common.PRODUCT_SIZE), "bytes": _update_rate(weights)}
-    following = partial(rng.integers, len(x), size=in_slice)
-    times, peaks = common.timed_rounds(slices, following, options.seconds, rates=rates)
+    times = common.timed_rounds(slices, lambda: rng.integers(len(x), size=in_slice), options.seconds, rates=rates)
     density = np.count_nonzero(x) / x.size
-    encode_s = 2 * weights * epoch / peaks["flop"]
-    update_s = 4 * 4 * weights * (epoch // train.batch_size) / peaks["bytes"]
+    encode_s = 2 * weights * epoch / times["flop"]
+    update_s = 4 * 4 * weights * (epoch // train.batch_size) / times["bytes"]
     floors = {"floor_s_per_epoch": encode_s + update_s, "sparse_floor_s_per_epoch": encode_s * density + update_s}
     rows = {}
     for config in configs:
@@ -75,18 +70,19 @@ def measure(options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         rows[str(config.k)] = common.summary(figures | floors) | {"steps_per_slice": options.steps}
     task = {"data": data.title, "examples": epoch, "inputs": x.shape[1], "units": train.units}
     hardware = common.hardware() | {
-        "sgemm_gflop_per_s": common.middle(peaks["flop"] / 1e9),
-        "update_gbyte_per_s": common.middle(peaks["bytes"] / 1e9),
+        "sgemm_gflop_per_s": common.rounded(np.median(times["flop"]) / 1e9),
+        "update_gbyte_per_s": common.rounded(np.median(times["bytes"]) / 1e9),
         "nonzero_inputs": common.rounded(density),
     }
-    return rows | {"task": task | {"batch_size": train.batch_size}, "hardware": hardware}, rows
+    return rows | {"task": task | {"batch_size": train.batch_size}, "hardware": hardware}
 
 
 def warm_engines(x: np.ndarray, config: TrainConfig, rng: np.random.Generator) -> dict[str, Engine]:
     """Every engine, compiled, all in the state that warm-up steps lead to."""
-    made = {}
-    for name, (engine, changes) in _ENGINES.items():
-        made[name] = make_engine([new_model(config, x)], x, replace(config, **changes), engine)
+    made = {
+        name: make_engine([new_model(config, x)], x, replace(config, **changes), engine)
+        for name, (engine, changes) in _ENGINES.items()
+    }
     run(made["cpu"], config, rng.integers(len(x), size=WARM_UP_STEPS * config.batch_size))
     warm = {name: value.clone() for name, value in made["cpu"].state().items()}
     order = rng.integers(len(x), size=2 * config.batch_size)

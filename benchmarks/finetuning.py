@@ -4,8 +4,6 @@ Slices of an epoch are timed in rounds, see ``benchmarks.common``. All nets have
 random encoders; the k-sparse ones keep αk = 75. A k-sparse net by autograd shows what the kernels save.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 
@@ -18,7 +16,7 @@ from replication.judge.finetune import AutogradEngine, FinetuneConfig, new_net
 from replication.judge.sparse_net import SparseNetEngine
 from replication.methods.layer import Layer
 
-OPTIONS = {"seconds": (30.0, "time for the timed rounds"), "steps": (25, "steps in a timed slice")}
+OPTIONS = common.SLICES
 _KEPT, _UNITS, _CLASSES, _EPOCH, _BATCH = 75, 1000, 10, 50_000, 100
 _NETS: dict[str, tuple[int, int | None, bool]] = {
     "dense": (1, None, False),
@@ -41,8 +39,8 @@ def _engine(x: np.ndarray, y: np.ndarray, depth: int, kept: int | None, by_kerne
     return AutogradEngine(net, velocity, torch.from_numpy(x), torch.from_numpy(y), _BATCH, noise)
 
 
-def measure(options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Time the nets: seconds per epoch by net, ratios to the dense nets, ``hardware``; and the rows of these."""
+def measure(options: Any) -> dict[str, Any]:
+    """Time the nets: seconds per epoch by net, ratios to the dense nets, ``hardware``."""
     data, rng, in_slice = load_data(DataConfig()), np.random.default_rng(0), options.steps * _BATCH
     slices = {
         name: partial(_engine(data.train_x, data.train_y, *how).run_epoch, rate=0.1, momentum=0.25, fixed=0)
@@ -50,10 +48,8 @@ def measure(options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     }
     for one in slices.values():
         one(rng.integers(len(data.train_x), size=(1, 2 * _BATCH)))
-    following = partial(rng.integers, len(data.train_x), size=(1, in_slice))
-    times, _ = common.timed_rounds(slices, following, options.seconds)
+    times = common.timed_rounds(slices, lambda: rng.integers(len(data.train_x), size=(1, in_slice)), options.seconds)
     figures = {f"{name}_s_per_epoch": values * _EPOCH / in_slice for name, values in times.items()}
     for dense, k_sparse in (("dense", "k_sparse"), ("deep_dense", "deep_k_sparse")):
         figures[f"{dense}_over_{k_sparse}"] = times[dense] / times[k_sparse]
-    results = common.summary(figures) | {"steps_per_slice": options.steps, "hardware": common.hardware()}
-    return results, {name: {"median": results[name], "spread": both} for name, both in results["quartiles"].items()}
+    return common.summary(figures) | {"steps_per_slice": options.steps, "hardware": common.hardware()}

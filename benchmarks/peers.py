@@ -7,16 +7,14 @@ install them. Ours and the plain loop have tied weights and no ReLU, as the pape
 the peers have an encoder and a decoder, hence twice the parameters.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import lru_cache, partial
-from itertools import count
 from importlib.metadata import version
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,12 +26,7 @@ from ksae_lib.engines.gpu import GpuEngine, Precision
 from ksae_lib.training import TrainConfig, make_engine, new_model
 from replication.data import DataConfig, load_data
 
-OPTIONS = {
-    "k": (25, "units kept"),
-    "device": ("cpu", "torch device"),
-    "seconds": (120.0, "time for the timed rounds"),
-    "steps": (25, "steps in a timed slice"),
-}
+OPTIONS = common.SLICES | {"seconds": (120.0, "time for the timed rounds"), "k": (25, "units kept")} | common.DEVICE
 UNITS, BATCH, MOMENTUM = 1000, 100, 0.9
 _RATE, _AT_ONCE = 0.001, 20
 Slice = Callable[[np.ndarray], float | None]
@@ -105,10 +98,8 @@ def _overcomplete(x: Tensor, k: int, with_trainer: bool = False) -> Slice:
 
     def train(order: np.ndarray) -> None:
         batches = DataLoader(TensorDataset(x[torch.from_numpy(order).to(x.device)]), BATCH)
-        train_sae(
-            model, batches, lambda batch, made, *_: _squared(batch, made), optimizer, nb_epochs=1, monitoring=0,
-            device=x.device,
-        )  # fmt: skip
+        how = {"nb_epochs": 1, "monitoring": 0, "device": x.device}
+        train_sae(model, batches, lambda batch, made, *_: _squared(batch, made), optimizer, **how)
 
     return train if with_trainer else _loop(x, model, lambda batch: _squared(batch, model(batch)[2]))
 
@@ -138,7 +129,8 @@ def _sae_lens(x: Tensor, k: int) -> Slice:
     from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
 
     model = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=x.shape[1], d_sae=UNITS, k=k, device=str(x.device)))
-    rest = {"coefficients": {}, "dead_neuron_mask": None, "n_training_steps": 0, "is_logging_step": False}
+    rest: dict[str, Any] = {"coefficients": {}, "dead_neuron_mask": None, "n_training_steps": 0}
+    rest["is_logging_step"] = False
     return _loop(x, model, lambda batch: model.training_forward_pass(TrainStepInput(sae_in=batch, **rest)).loss)
 
 
@@ -172,15 +164,14 @@ PEERS = {
 }
 
 
-def measure(options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Time what is installed: ``peers`` by name, those ``left_out`` and why, and on what; and the rows of these."""
+def measure(options: Any) -> dict[str, Any]:
+    """Time what is installed: ``peers`` by name, those ``left_out`` and why, and on what."""
     x, device, rng = load_data(DataConfig()).train_x, options.device, np.random.default_rng(0)
     images, in_slice = torch.from_numpy(x).to(device), options.steps * BATCH
     peers = (ON_GPU if torch.device(device).type == "cuda" else ON_CPU) | PEERS
-    slices, versions, left_out, losses = {}, {}, {}, {}
+    slices, left_out, losses = {}, {}, {}
     for name, peer in peers.items():
         try:
-            versions[name] = peer.package and version(peer.package)
             with redirect_stdout(sys.stderr):
                 train = peer.make(images, options.k)
             slices[name] = lambda order, name=name, train=train: losses.update({name: train(order)})
@@ -193,13 +184,14 @@ def measure(options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     warm_up = following()
     for one in slices.values():
         one(warm_up)
-    times, _ = common.timed_rounds(slices, following, options.seconds, at_least=5, device=device)
+    times = common.timed_rounds(slices, following, options.seconds, at_least=5, device=device)
     epochs = {name: values * len(x) / in_slice / peers[name].models for name, values in times.items()}
     fastest = min((np.median(values) for name, values in epochs.items() if peers[name].package), default=None)
     rows = {
         name: {
-            "version": versions[name], "model": peers[name].model, "optimizer": peers[name].optimizer,
-            "s_per_epoch": common.middle(values), "quartiles": common.quartiles(values),
+            "version": (package := peers[name].package) and version(package), "model": peers[name].model,
+            "optimizer": peers[name].optimizer, "s_per_epoch": common.rounded(np.median(values)),
+            "quartiles": common.quartiles(values),
             "fastest_peer_over_this": fastest and common.rounded(fastest / np.median(values)),
             "loss": losses[name] and common.rounded(losses[name]),
         }
@@ -207,4 +199,4 @@ def measure(options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     }  # fmt: skip
     task = {"images": len(x), "inputs": x.shape[1], "units": UNITS, "k": options.k, "batch_size": BATCH}
     on = {"steps_per_slice": options.steps, "task": task, "hardware": common.hardware(device)}
-    return {"peers": rows, "left_out": left_out, "rounds": len(next(iter(times.values()))), **on}, rows
+    return {"peers": rows, "left_out": left_out, "rounds": len(next(iter(times.values()))), **on}

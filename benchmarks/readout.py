@@ -6,21 +6,20 @@ Codes are those of k-sparse autoencoders trained for a few epochs (CSR, the 3k l
 autoencoder (dense). Test errors are in percent, at the smallest penalty.
 """
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from replication.methods.k_sparse import KSparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks.common import hardware, rounded
 from replication.data import DataConfig, load_data
 from replication.judge.logistic import Features, LogisticProblem, Solution
-from replication.methods import METHODS
+from replication.methods.autoencoder import Autoencoder
 
 OPTIONS = {"examples": (50_000, "training images"), "epochs": (10, "epochs of the encoders")}
 _L2 = (1e-4, 3e-5, 1e-5)
@@ -49,18 +48,17 @@ def _scikit_learn(x: Features, y: np.ndarray, classes: int) -> Fitted:
     return classifier.predict, iterations, sum(n < _MAX_ITERATIONS for n in iterations)
 
 
-def measure(options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Time both solvers on each kind of ``codes``; results and the rows of these."""
+def measure(options: Any) -> dict[str, Any]:
+    """Time both solvers on each kind of ``codes``."""
     data = load_data(DataConfig(train_size=options.examples))
-    settings = {"k_start": None, "epochs": options.epochs, "bias_init": "centered"}
-    methods: dict[str, Any] = {f"k{k}": METHODS["k_sparse"](k=k, **settings) for k in (25, 100)}
-    methods["relu"] = METHODS["autoencoder"](weight_std=0.05)
+    settings: dict[str, Any] = {"k_start": None, "epochs": options.epochs, "bias_init": "centered"}
+    methods: dict[str, Any] = {f"k{k}": KSparse(k=k, **settings) for k in (25, 100)}
+    methods["relu"] = Autoencoder(weight_std=0.05)
     rows: dict[str, Any] = {}
     for name, method in methods.items():
-        is_trained = name != "relu"
-        model = method.fit(data.train_x, progress=False)[0] if is_trained else method.build(data.train_x.shape[1])
-        parts = data.train_x, data.test_x
-        x, test_x = (method.codes(model, part, method.code_mode(), (_ALPHA,))[0] for part in parts)
+        untrained, mode = method.build(data.train_x.shape[1]), method.code_mode()
+        model = untrained if name == "relu" else method.fit(data.train_x, progress=False)[0]
+        x, test_x = (method.codes(model, part, mode, (_ALPHA,))[0] for part in (data.train_x, data.test_x))
         rows[name] = {"share_nonzero": rounded(1.0 if isinstance(x, np.ndarray) else x.nnz / np.prod(x.shape))}
         for solver, fit in (("ours", _ours), ("scikit_learn", _scikit_learn)):
             started = time.perf_counter()
@@ -70,5 +68,5 @@ def measure(options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
             found = {"s": seconds, "iterations": iterations, "converged": converged, "test_error": error}
             rows[name] |= {f"{solver}_{what}": value for what, value in found.items()}
         rows[name]["ratio"] = rounded(rows[name]["scikit_learn_s"] / rows[name]["ours_s"])
-    on = {"examples": len(data.train_x), "epochs": options.epochs, "l2": _L2, "hardware": hardware()}
-    return {"codes": rows, **on}, rows
+    on = {"examples": len(data.train_x), "epochs": options.epochs, "l2": _L2}
+    return {"codes": rows, **on, "hardware": hardware()}

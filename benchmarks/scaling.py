@@ -7,9 +7,6 @@ large product measured in the same run, to that of reading and writing weights a
 of a large copy. The cpu engine leaves out products with zeros and goes below it.
 """
 
-from __future__ import annotations
-
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +20,7 @@ from benchmarks import common
 from ksae_lib.io import atomic_path
 from ksae_lib.training import TrainConfig, make_engine, new_model
 
-OPTIONS = {
-    "device": ("cpu", "torch device"),
-    "plot": ("", "also write the figure to this file"),
-    "stored": ("", "measure nothing, show this file's results"),
-}
+OPTIONS = common.DEVICE | {"plot": ("", "also write the figure to this file")}
 SIZES = {"units": 1000, "k": 25, "batch": 100, "models": 1}
 VARIED = {
     "units": (250, 1000, 4096, 16384, 65536),
@@ -39,28 +32,24 @@ _INPUTS, _STEPS, _ROUNDS = 784, 4, 5
 _PRODUCT_SIZE, _COPIED_BYTES = 4096, 2**28
 
 
-def measure(options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Time every size: ``points``, one a size, ``peaks`` of the roofline and ``hardware``; and the rows of these."""
-    results = json.loads(Path(options.stored).read_text()) if options.stored else _results(options.device)
-    if options.plot:
-        plot(results["points"], Path(options.plot))
-    return results, {f"{point['varied']} {number}": point for number, point in enumerate(results["points"])}
-
-
-def _results(device: str) -> dict[str, Any]:
+def measure(options: Any) -> dict[str, Any]:
+    """Time every size: ``points``, one a size, ``peaks`` of the roofline and ``hardware``."""
+    device = options.device
     source, target = torch.zeros(2, _COPIED_BYTES // 4, device=device)
     copy_s = common.best_of(5, lambda: target.copy_(source), device)
     rates = {"flop_per_s": common.product_rate(_PRODUCT_SIZE, device), "bytes_per_s": 2 * _COPIED_BYTES / copy_s}
+    peaks = {name: common.rounded(rate) for name, rate in rates.items()}
     # Many models at once only on a GPU; elsewhere each has a process.
     pairs = [(name, value) for name in VARIED for value in VARIED[name] if name != "models" or device != "cpu"]
     points = []
     for varied, value in pairs:
         size = SIZES | {varied: value}
         weights = size["models"] * size["units"] * _INPUTS
-        roofline_s = 5 * 2 * size["batch"] * weights / rates["flop_per_s"] + 4 * 4 * weights / rates["bytes_per_s"]
+        roofline_s = 5 * 2 * size["batch"] * weights / peaks["flop_per_s"] + 4 * 4 * weights / peaks["bytes_per_s"]
         figures = _measure(device, **size) | {"roofline_s_per_step": roofline_s}
         points.append({"varied": varied, **size, **{name: common.rounded(figures[name]) for name in figures}})
-    peaks = {name: common.rounded(rate) for name, rate in rates.items()}
+    if options.plot:
+        plot(points, Path(options.plot))
     return {"points": points, "peaks": peaks, "hardware": common.hardware(device)}
 
 
@@ -78,9 +67,9 @@ def _measure(device: str, units: int, k: int, batch: int, models: int) -> dict[s
     order = np.tile(np.arange(len(x)), (models, 1))
     slices = {"epoch": lambda given: engine.run_epoch(given, [k] * models, [1e-4] * models, 0.9)}
     slices["epoch"](order)
-    times, _ = common.timed_rounds(slices, lambda: order, 0, at_least=_ROUNDS, device=device)
+    times = common.timed_rounds(slices, lambda: order, 0, at_least=_ROUNDS, device=device)
     kept = torch.cuda.max_memory_allocated() if on_gpu else sum(v.nbytes for v in engine.state().values())
-    return {"s_per_step": common.middle(times["epoch"]) / _STEPS, "state_mib": kept / 2**20}
+    return {"s_per_step": float(np.median(times["epoch"])) / _STEPS, "state_mib": kept / 2**20}
 
 
 def plot(points: list[dict[str, Any]], file: Path) -> None:
