@@ -13,6 +13,7 @@ from torch import nn
 
 from ksae_lib import metrics
 from ksae_lib.loop import DivergenceError
+from ksae_lib.model import KSparseAutoencoder
 from replication.code_digest import digest_of
 from replication.data import load_data
 from replication.data.base import Dataset
@@ -103,7 +104,7 @@ class _Work:
         found = evaluate(data, method, model, run.readout, self.device)
         results = {
             "encoder_run": None if encoder is None else encoder.run_id,
-            "code_mode": found.code_mode,
+            "code_mode": None if encoder is None else found.code_mode,
             "selected": found.selected,
             "validation_error": found.validation_error,
             "test_error": found.test_error,
@@ -212,7 +213,7 @@ def _describe(
     results: dict[str, Any] = {"inputs": x.shape[1]}
     if "loss" in history:
         results["loss"] = float(history["loss"].iloc[-1])
-    if run.method.kind == "train":
+    if run.method.kind == "train" and isinstance(model, KSparseAutoencoder):
         live = metrics.live_units(model, x)
         weight = model.weight.detach()
         coherence, mean_coherence = metrics.mutual_coherence(weight[live])

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -69,8 +69,8 @@ class Workflow:
     @classmethod
     def from_environment(cls) -> Workflow:
         """The workflow that ``run_workflow`` asked for; by default profile ``quick``."""
-        request = {"profile": "quick", "seeds": None, "only": "", "force": False, "stale": True, "resume": True}
-        request |= json.loads(os.environ.get(_REQUEST, "{}"))
+        request: dict[str, Any] = {"profile": "quick", "seeds": None, "only": ""}
+        request |= {"force": False, "stale": True, "resume": True} | json.loads(os.environ.get(_REQUEST, "{}"))
         return cls(Study(request.pop("profile"), request.pop("seeds")), **request)
 
     def shown(self, one: Experiment) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from ksae_lib.io import KsaeError
 from replication.data.base import DataConfig
@@ -157,7 +157,7 @@ class Settings:
         """The run of an encoder, of the lowest layer first; upper layers see the αk largest codes of the lower."""
         run: EncoderRun | None = None
         for method in layers:
-            seeded = replace(method, seed=seed)
+            seeded: Method = replace(cast("Any", method), seed=seed)
             below_alpha = None if run is None else self._tuning(alpha=alpha).alpha
             run = EncoderRun(method=seeded, data=self.data, below=run, below_alpha=below_alpha)
         if run is None:

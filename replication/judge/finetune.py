@@ -109,8 +109,10 @@ class DiscriminativeNet(nn.Module):
 
     @torch.no_grad()
     def is_wrong(self, x: Tensor, y: Tensor) -> Tensor:
-        """Which examples are misclassified (shape: [examples])."""
-        return torch.cat([self(block).argmax(-1) for block in x.split(_BLOCK)], -1) != y
+        """Which examples are misclassified (shape: [examples]; of stacked nets [nets, examples])."""
+        stack = self.softmax.weight.shape[:-2]
+        guesses = [self(block.expand(*stack, *block.shape)).argmax(-1) for block in x.split(_BLOCK)]
+        return torch.cat(guesses, -1) != y
 
     def mistakes(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Indices of the misclassified examples."""

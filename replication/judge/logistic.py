@@ -193,7 +193,7 @@ def _tensors(x: Features, device: torch.device) -> tuple[Tensor, Tensor | None]:
     if isinstance(x, np.ndarray):
         return torch.from_numpy(x).to(device), None
     if device.type != "cpu":
-        return _csr_tensor(x).to(device).to_dense(), None
+        return _csr_tensor(x).to_dense().to(device), None
     return _csr_tensor(x), _csr_tensor(sparse.csr_array(x.T))
 
 

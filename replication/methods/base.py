@@ -1,201 +1,183 @@
-"""What every baseline is: a module fitted without labels that codes images for a later task."""
+"""What every method is: settings that fit a module without labels, and the codes a later task reads from it."""
 
 from __future__ import annotations
 
-import math
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypedDict, Unpack
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy import sparse
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from ksae_lib import schedule
-from ksae_lib.model import KSparseAutoencoder
-from ksae_lib.training import DivergenceError
+from ksae_lib.loop import DivergenceError
+from ksae_lib.model import CodeMode
+from replication.methods.layer import Layer
 
-Device: TypeAlias = torch.device | str
-_CHUNK = 5_000
+Device = Literal["auto", "cpu", "cuda"]
+Codes = tuple[sparse.csr_array | np.ndarray, ...]
+Fitted = tuple[nn.Module, pd.DataFrame]
+_BLOCK = 5_000
 
 
-class Baseline(nn.Module, ABC):
-    """A feature learner of Table 1 that is not the k-sparse autoencoder."""
+class How(TypedDict, total=False):
+    """How a method is fitted; it is no part of a run's id."""
 
-    @abstractmethod
-    def encode(self, x: Tensor) -> Tensor:
-        """Codes of clean examples at test time (shapes: [batch, inputs] → [batch, units])."""
+    checkpoint: Path | None
+    """File a k-sparse autoencoder resumes from if it exists; it stays, so that the result can be stored first."""
+    progress: bool | None
+    """Show a bar; None: only on a terminal."""
+    device: Device
+    """``auto``: a GPU where torch sees one. The random numbers of training are the device's."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaselineConfig(ABC):
-    """Everything that decides a baseline's run.
+class Method(ABC):
+    """A feature learner. Its fields decide its run and are its JSON.
 
     Raises:
         ValueError: an impossible value, in one sentence.
     """
 
+    kind: ClassVar[Literal["train", "baseline"]] = "baseline"
+    """Key of its settings in a run's JSON."""
     uses_seed: ClassVar[bool] = True
     """Whether another seed gives another result."""
-
-    method: str
-    units: int = 1000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _at_least_one("units", self.units)
-        if self.seed < 0:
-            raise ValueError(f"seed = {self.seed} is not possible: choose a whole number from 0.")
+    has_alpha: ClassVar[bool] = False
+    """Whether its codes depend on the paper's α."""
+    # Fields of the methods that have them.
+    method = ""
+    units = 0
+    seed = 0
+    epochs = 0
 
     @property
     def label(self) -> str:
-        """Short name for run ids."""
-        return self.method.replace("_", "-")
+        """Readable part of run ids: the name, and the length of training."""
+        return self.method.replace("_", "-") + (f"-e{self.epochs}" if self.epochs else "")
 
     @abstractmethod
-    def build(self, inputs: int) -> Baseline | KSparseAutoencoder:
+    def build(self, inputs: int) -> Any:
         """The module before training, or to load weights into."""
 
     @abstractmethod
-    def fit(
-        self, x: np.ndarray, held_out: np.ndarray | None = None, progress: bool | None = None, device: Device = "cpu"
-    ) -> tuple[Baseline | KSparseAutoencoder, pd.DataFrame]:
-        """Train on examples (shape: [examples, inputs]).
+    def fit(self, x: np.ndarray, held_out: np.ndarray | None = None, **how: Unpack[How]) -> Fitted:
+        """Train on examples, without labels.
 
         Args:
-            x: float32, finite.
+            x: float32, finite (shape: [examples, inputs]).
             held_out: examples to watch, never trained on.
-            progress: show a bar; None: only on a terminal.
-            device: where it is trained; the random numbers of training are that device's.
+            **how: see ``How``.
 
         Returns:
             The trained module, on the processor, and its history, one row an epoch.
 
         Raises:
-            DivergenceError: the loss stopped being finite.
-            ValueError: no examples, not one row for each, or NaN.
+            DivergenceError: the loss or a weight stopped being finite.
+            ValueError: examples, a checkpoint or a device that cannot be used.
         """
+
+    @classmethod
+    def fit_many(
+        cls,
+        methods: Sequence[Any],
+        xs: Sequence[np.ndarray],
+        held_out: Sequence[np.ndarray | None] | None = None,
+        checkpoints: Sequence[Path] | None = None,
+        **how: Unpack[How],
+    ) -> list[Fitted | DivergenceError]:
+        """Fit methods of one ``batch_key``, each on its own examples; the error of one leaves the others alone."""
+        made: list[Fitted | DivergenceError] = []
+        for number, (method, x) in enumerate(zip(methods, xs, strict=True)):
+            how["checkpoint"] = checkpoints[number] if checkpoints else None
+            try:
+                made.append(method.fit(x, held_out and held_out[number], **how))
+            except DivergenceError as error:
+                made.append(error)
+        return made
+
+    def batch_key(self) -> tuple[Any, ...]:
+        """What methods have in common that are fitted together: here everything but the seed."""
+        return tuple(value for name, value in asdict(self).items() if name != "seed")
+
+    def used_engine(self, device: Device) -> str:
+        """What trains it on a device, for the record."""
+        return "torch"
+
+    def code_mode(self, dense_relu: bool = False) -> CodeMode:
+        """What its codes are; ``dense_relu`` asks for all positive entries where there is a choice."""
+        return CodeMode.DENSE
+
+    @abstractmethod
+    def codes(self, model: Any, x: np.ndarray, mode: CodeMode, alphas: Sequence[float] = (1.0,)) -> Codes:
+        """Codes of clean examples at test time, for each α (shape: [examples, units])."""
+
+    def hidden_layers(self, model: Any, alpha: float = 1.0) -> list[Layer]:
+        """What fine-tuning starts from, the lowest layer first.
+
+        Raises:
+            ValueError: there is nothing, or αk > units.
+        """
+        raise ValueError(f"{type(self).__name__} has no units to fine-tune: choose another encoder.")
+
+
+Rule = tuple[Callable[[Any], bool], str]
+AT_LEAST_ONE: Rule = (lambda value: isinstance(value, int) and value >= 1, "it must be at least 1 and a whole number")
+WHOLE: Rule = (lambda value: isinstance(value, int) and value >= 0, "choose a whole number from 0")
+POSITIVE: Rule = (lambda value: value is None or 0 < value < float("inf"), "it must be a positive number")
+NOT_NEGATIVE: Rule = (lambda value: 0 <= value < float("inf"), "it must not be negative")
+SHARE: Rule = (lambda value: 0 <= value < 1, "choose a number from 0 to below 1")
+INSIDE: Rule = (lambda value: 0 < value < 1, "choose a number between 0 and 1")
+
+
+def setting(default: Any, rule: Rule) -> Any:
+    """A field whose values keep to a rule."""
+    return field(default=default, metadata={"rule": rule})
 
 
 @dataclass(frozen=True, kw_only=True)
-class SGDConfig(BaselineConfig):
-    """A baseline trained by SGD with momentum, ``v ← m v − η ∇E``, as the k-sparse autoencoder is (section 4.2.2)."""
+class Baseline(Method):
+    """A method the paper compares with. Its module only holds parameters; what they mean is written here."""
 
-    epochs: int = 20
-    batch_size: int = 100
-    learning_rate: float = 0.01
-    learning_rate_end: float | None = None
-    """Reached linearly in the last epoch; None: constant."""
-    momentum: float = 0.9
-    weight_std: float = 0.01
-    """Standard deviation of the Gaussian weights at the start."""
+    method: str = ""
+    units: int = setting(1000, AT_LEAST_ONE)
+    seed: int = setting(0, WHOLE)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("epochs", "batch_size"):
-            _at_least_one(name, getattr(self, name))
-        for name in ("learning_rate", "learning_rate_end", "weight_std"):
-            check_positive(name, getattr(self, name))
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum = {self.momentum} is not possible: choose a number from 0 to below 1.")
+        for f in fields(self):
+            possible, advice = f.metadata.get("rule", (lambda value: True, ""))
+            if not possible(getattr(self, f.name)):
+                raise ValueError(f"{f.name} = {getattr(self, f.name)!r} is not possible: {advice}.")
 
-    @property
-    def label(self) -> str:
-        """Short name for run ids, with the length of training."""
-        return f"{super().label}-e{self.epochs}"
+    def encode(self, model: Any, x: Tensor) -> Tensor:
+        """Codes of clean examples at test time (shapes: [batch, inputs] → [batch, units])."""
+        raise NotImplementedError
 
-    def generator(self) -> torch.Generator:
-        """Source of the weights at the start."""
-        return torch.Generator().manual_seed(self.seed)
+    def codes(self, model: Any, x: np.ndarray, mode: CodeMode, alphas: Sequence[float] = (1.0,)) -> Codes:
+        """See ``Method.codes``: the same for every α."""
+        return (self.dense_codes(model, x),) * len(alphas)
 
-    def noise(self, device: Device) -> torch.Generator:
-        """Source of the random numbers of training."""
-        return torch.Generator(device).manual_seed(self.seed + 1)
+    @torch.no_grad()
+    def dense_codes(self, model: Any, x: np.ndarray) -> np.ndarray:
+        """Codes of many examples, block by block (shape: [examples, units], float32)."""
+        blocks = (torch.from_numpy(np.array(x[i : i + _BLOCK], np.float32)) for i in range(0, len(x), _BLOCK))
+        return np.concatenate([self.encode(model, block).numpy() for block in blocks])
 
 
-def run_epochs(
-    x: np.ndarray,
-    config: SGDConfig,
-    step: Callable[[Tensor, float], Tensor],
-    measure: Callable[[], dict[str, float]] = dict,
-    progress: bool | None = None,
-    device: Device = "cpu",
-) -> pd.DataFrame:
-    """Pass over the examples in an order that seed and epoch decide, the k-sparse engines' own order.
-
-    Args:
-        x: examples (shape: [examples, inputs]).
-        config: the run.
-        step: updates on one batch (shape: [batch, inputs]) at a learning rate and returns its mean loss (scalar).
-        measure: more columns for the history, called after each epoch.
-        progress: show a bar; None: only on a terminal.
-        device: where the batches are.
-
-    Returns:
-        One row an epoch: epoch, learning_rate, loss, seconds and what ``measure`` gives.
+def torch_device(device: Device) -> torch.device:
+    """The device that is meant.
 
     Raises:
-        DivergenceError: the loss stopped being finite.
+        ValueError: it is not here.
     """
-    examples = torch.from_numpy(np.ascontiguousarray(x, np.float32)).to(device)
-    rows: list[dict[str, Any]] = []
-    with tqdm(total=config.epochs, unit="epoch", disable=None if progress is None else not progress) as bar:
-        for epoch in range(config.epochs):
-            started = time.perf_counter()
-            rate = schedule.linear_by_epoch(epoch, config.epochs, config.learning_rate, config.learning_rate_end)
-            order = torch.from_numpy(schedule.order_of(config.seed, epoch, len(x))).to(device)
-            # Added up on the device: a step waits for nothing.
-            total = torch.zeros((), dtype=torch.float64, device=device)
-            for rows_ in order.split(config.batch_size):
-                total += step(examples[rows_], rate).double() * len(rows_)
-            loss = float(total) / len(x)
-            if not math.isfinite(loss):
-                raise DivergenceError(
-                    f"{config.method} diverged: its loss became {loss} in epoch {epoch} (counted from 0) at learning "
-                    f"rate {rate:g}. Lower the learning rate."
-                )
-            rows.append(
-                {"epoch": epoch, "learning_rate": rate, "loss": loss, **measure()}
-                | {"seconds": time.perf_counter() - started}
-            )
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-            bar.update()
-    return pd.DataFrame(rows)
-
-
-def descend(
-    module: nn.Module, config: SGDConfig, loss: Callable[[Tensor], Tensor]
-) -> Callable[[Tensor, float], Tensor]:
-    """A step for ``run_epochs``: autograd of ``loss`` and the printed momentum update on every parameter."""
-    parameters = list(module.parameters())
-    velocities = [torch.zeros_like(p) for p in parameters]
-
-    def step(x: Tensor, rate: float) -> Tensor:
-        value = loss(x)
-        gradients = torch.autograd.grad(value, parameters)
-        with torch.no_grad():
-            for parameter, velocity, gradient in zip(parameters, velocities, gradients, strict=True):
-                velocity.mul_(config.momentum).sub_(gradient, alpha=rate)
-                parameter.add_(velocity)
-        return value.detach()
-
-    return step
-
-
-@torch.no_grad()
-def encode_all(module: Baseline, x: np.ndarray) -> np.ndarray:
-    """Codes of many examples, block by block (shape: [examples, units], float32)."""
-    return np.concatenate([module.encode(block).numpy() for block in blocks(x)])
-
-
-def blocks(x: np.ndarray) -> Iterator[Tensor]:
-    """Examples in blocks that fit into memory beside their codes."""
-    for start in range(0, len(x), _CHUNK):
-        yield torch.from_numpy(np.array(x[start : start + _CHUNK], np.float32))
+    here = torch.cuda.is_available()
+    if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not here):
+        raise ValueError(f"device = {device!r} is not possible here: choose auto or cpu.")
+    return torch.device("cuda" if here and device != "cpu" else "cpu")
 
 
 def check_examples(x: np.ndarray) -> None:
@@ -208,28 +190,3 @@ def check_examples(x: np.ndarray) -> None:
         raise ValueError(f"Examples have shape {x.shape}: there are no examples, or not one row for each.")
     if not np.isfinite(x).all():
         raise ValueError("Examples hold NaN or infinite values: remove or replace them first.")
-
-
-def check_share(name: str, value: float) -> None:
-    """Refuse what is not a share below one.
-
-    Raises:
-        ValueError: in one sentence.
-    """
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} = {value} is not possible: choose a number from 0 to below 1.")
-
-
-def check_positive(name: str, value: float | None) -> None:
-    """Refuse what is neither a positive number nor None.
-
-    Raises:
-        ValueError: in one sentence.
-    """
-    if value is not None and not 0 < value < math.inf:
-        raise ValueError(f"{name} = {value} is not possible: it must be a positive number.")
-
-
-def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} = {value} is not possible: it must be at least 1.")

@@ -21,8 +21,8 @@ ACTIVATIONS: dict[Unit, Callable[[Tensor], Tensor]] = {
 class Layer(nn.Module):
     """``h = f(Wᵀx + b)`` with the regularizer of its pre-training (section 4.5).
 
-    Weights may be those of several alike layers (shape: [layers, units, inputs], biases [layers, units]): each then has
-    examples of its own (shape: [layers, batch, inputs]) or all have the same.
+    Weights and biases may be those of several alike layers (shapes: [layers, units, inputs], [layers, units]); each
+    then has examples of its own (shape: [layers, batch, inputs]).
 
     Args:
         weight: one unit a row (shape: [units, inputs]); copied.

@@ -1,195 +1,166 @@
-"""Restricted Boltzmann machines, binary and Gaussian-binary (Hinton 2002; persistent chains: Tieleman 2008)."""
+"""Restricted Boltzmann machines (Hinton 2002; persistent chains: Tieleman 2008), alone and stacked (Hinton 2006)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+from torch.nn.functional import softplus
 
-from replication.methods.base import Baseline, Device, SGDConfig, check_examples, run_epochs
+from replication.methods.base import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, Fitted, How, check_examples, setting
+from replication.methods.layer import Layer
+from replication.methods.sgd import SGDBaseline
 
 
 @dataclass(frozen=True, kw_only=True)
-class RBMConfig(SGDConfig):
+class RBM(SGDBaseline):
     """``E(v, h) = −vᵀWᵀh − b′ᵀv − bᵀh`` with binary v and h, trained by contrastive divergence.
 
     Inputs in [0, 1] are taken as probabilities.
     """
 
     method: str = "rbm"
-    cd_steps: int = 1
+    cd_steps: int = setting(1, AT_LEAST_ONE)
     """Gibbs steps to the negative sample: CD-k."""
     persistent: bool = False
     """Go on with the chains of the last update (PCD) instead of starting them at the data."""
-    weight_decay: float = 0.0
-    learning_rate: float = 0.05
+    weight_decay: float = setting(0.0, NOT_NEGATIVE)
+    learning_rate: float = setting(0.05, POSITIVE)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.cd_steps < 1:
-            raise ValueError(f"cd_steps = {self.cd_steps} is not possible: it must be at least 1.")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay = {self.weight_decay} is not possible: it must not be negative.")
+    def build(self, inputs: int) -> Any:
+        """The machine before training."""
+        return super().build(inputs).requires_grad_(False)
 
-    def build(self, inputs: int) -> RBM:
-        """Untrained machine, weights from the config's seed."""
-        return RBM(inputs, self)
+    def encode(self, model: Any, x: Tensor) -> Tensor:
+        """p(h = 1 | v) (shape: [batch, units])."""
+        return torch.addmm(model.bias, x, model.weight.T).sigmoid_()
 
-    def check_inputs(self, x: np.ndarray) -> None:
-        """Refuse what the visible units cannot be.
+    def decode(self, model: Any, h: Tensor) -> Tensor:
+        """p(v = 1 | h) (shape: [batch, inputs])."""
+        return torch.addmm(model.visible_bias, h, model.weight).sigmoid_()
+
+    def sample_visible(self, mean: Tensor, noise: Generator) -> Tensor:
+        """Visible units given what ``decode`` gives (shape: [batch, inputs])."""
+        return bernoulli(mean, noise)
+
+    def visible_energy(self, model: Any, v: Tensor) -> Tensor:
+        """The energy's term in v alone (shape: [batch])."""
+        return -(v @ model.visible_bias)
+
+    def free_energy(self, model: Any, v: Tensor) -> Tensor:
+        """``F(v) = visible energy − Σ log(1 + exp(Wv + b))``, so that p(v) ∝ exp(−F(v)) (shape: [batch])."""
+        return self.visible_energy(model, v) - softplus(v @ model.weight.T + model.bias).sum(-1)
+
+    def prepare(self, model: Any, x: np.ndarray) -> None:
+        """Start from the log-odds of the mean example, so that the weights need not learn it.
 
         Raises:
             ValueError: inputs outside [0, 1].
         """
         if x.min() < 0 or x.max() > 1:
             raise ValueError("An RBM with binary units takes inputs from 0 to 1: rescale them.")
+        p = torch.from_numpy(x.mean(0, dtype=np.float64)).float().clamp(0.001, 0.999)
+        model.visible_bias.copy_(torch.log(p / (1 - p)))
 
-    def fit(
-        self, x: np.ndarray, held_out: np.ndarray | None = None, progress: bool | None = None, device: Device = "cpu"
-    ) -> tuple[RBM, pd.DataFrame]:
-        """Contrastive divergence; loss is the squared error of a one-step reconstruction.
+    def descend(self, model: Any, v: Tensor, rate: float, noise: Generator, velocities: dict[str, Tensor]) -> Tensor:
+        """Along ⟨hvᵀ⟩ of the data − ⟨hvᵀ⟩ at the end of the chains; squared error of a one-step reconstruction."""
+        h = self.encode(model, v)
+        start = bernoulli(h, noise)
+        reconstruction = self.decode(model, start)
+        chain = start if model.chains is None else model.chains
+        for _ in range(self.cd_steps):
+            mean = reconstruction if chain is start else self.decode(model, chain)
+            negative_v = self.sample_visible(mean, noise)
+            negative_h = self.encode(model, negative_v)
+            chain = bernoulli(negative_h, noise)
+        if self.persistent:
+            model.chains = chain
+        weight = velocities["weight"].addmm_(h.T, v, alpha=rate / len(v))
+        weight.addmm_(negative_h.T, negative_v, alpha=-rate / len(chain))
+        if self.weight_decay:
+            weight.add_(model.weight, alpha=-rate * self.weight_decay)
+        velocities["bias"].add_(h.mean(0) - negative_h.mean(0), alpha=rate)
+        velocities["visible_bias"].add_(v.mean(0) - negative_v.mean(0), alpha=rate)
+        return ((v - reconstruction) ** 2).sum(-1).mean()
 
-        With ``held_out`` the history also has ``free_energy_gap``: their mean free energy minus that of as many
-        examples trained on. A gap that grows is overfitting.
-
-        Raises:
-            ValueError: inputs outside [0, 1].
-        """
-        check_examples(x)
-        self.check_inputs(x)
-        rbm = self.build(x.shape[1])
-        rbm.set_visible_bias(torch.from_numpy(x.mean(0, dtype=np.float64)).float())
-        rbm.to(device)
-        pair = None if held_out is None else (held_out, x[: len(held_out)])
-        watched = None if pair is None else tuple(torch.from_numpy(part).to(device) for part in pair)
-
-        def gap() -> dict[str, float]:
-            if watched is None:
-                return {}
-            new, seen = watched
-            return {"free_energy_gap": float(rbm.free_energy(new).mean() - rbm.free_energy(seen).mean())}
-
-        history = run_epochs(x, self, _Trainer(rbm, self, device).step, gap, progress, device)
-        return rbm.cpu(), history
+    def measure(self, model: Any, x: Tensor, held_out: Tensor | None) -> dict[str, float]:
+        """Mean free energy of held-out examples minus that of as many trained on: a gap that grows is overfitting."""
+        if held_out is None:
+            return {}
+        gap = self.free_energy(model, held_out).mean() - self.free_energy(model, x[: len(held_out)]).mean()
+        return {"free_energy_gap": float(gap)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class GaussianRBMConfig(RBMConfig):
+class GaussianRBM(RBM):
     """``E(v, h) = ½‖v − b′‖² − vᵀWᵀh − bᵀh``: real inputs of unit variance, binary h (Hinton 2010, section 13.2)."""
 
     method: str = "gaussian_rbm"
-    weight_decay: float = 0.0002
-    learning_rate: float = 0.001
+    weight_decay: float = setting(0.0002, NOT_NEGATIVE)
+    learning_rate: float = setting(0.001, POSITIVE)
 
-    def build(self, inputs: int) -> GaussianRBM:
-        """Untrained machine, weights from the config's seed."""
-        return GaussianRBM(inputs, self)
-
-    def check_inputs(self, x: np.ndarray) -> None:
-        """Any real inputs will do; those of unit variance fit the model."""
-
-
-class RBM(Baseline):
-    """Binary restricted Boltzmann machine.
-
-    Args:
-        inputs: number of visible units.
-        config: sizes and training.
-    """
-
-    def __init__(self, inputs: int, config: RBMConfig) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(
-            torch.empty(config.units, inputs).normal_(0, config.weight_std, generator=config.generator()),
-            requires_grad=False,
-        )
-        self.bias = nn.Parameter(torch.zeros(config.units), requires_grad=False)
-        self.visible_bias = nn.Parameter(torch.zeros(inputs), requires_grad=False)
-
-    def set_visible_bias(self, mean: Tensor) -> None:
-        """Start from the log-odds of the mean example, so that the weights need not learn it."""
-        p = mean.clamp(0.001, 0.999)
-        self.visible_bias.copy_(torch.log(p / (1 - p)))
-
-    def encode(self, x: Tensor) -> Tensor:
-        """p(h = 1 | v) (shape: [batch, units])."""
-        return torch.addmm(self.bias, x, self.weight.T).sigmoid_()
-
-    def decode(self, h: Tensor) -> Tensor:
-        """p(v = 1 | h) (shape: [batch, inputs])."""
-        return torch.addmm(self.visible_bias, h, self.weight).sigmoid_()
-
-    def sample_visible(self, mean: Tensor, random: torch.Generator) -> Tensor:
-        """Visible units given what ``decode`` gives (shape: [batch, inputs])."""
-        return bernoulli(mean, random)
-
-    def free_energy(self, v: Tensor) -> Tensor:
-        """``F(v) = −b′ᵀv − Σ log(1 + exp(Wv + b))``, so that p(v) ∝ exp(−F(v)) (shape: [batch])."""
-        return -(v @ self.visible_bias) - nn.functional.softplus(v @ self.weight.T + self.bias).sum(-1)
-
-
-class GaussianRBM(RBM):
-    """Restricted Boltzmann machine with Gaussian visible and binary hidden units; see ``GaussianRBMConfig``."""
-
-    def set_visible_bias(self, mean: Tensor) -> None:
-        """Start from the mean example."""
-        self.visible_bias.copy_(mean)
-
-    def decode(self, h: Tensor) -> Tensor:
+    def decode(self, model: Any, h: Tensor) -> Tensor:
         """E[v | h] (shape: [batch, inputs])."""
-        return h @ self.weight + self.visible_bias
+        return h @ model.weight + model.visible_bias
 
-    def sample_visible(self, mean: Tensor, random: torch.Generator) -> Tensor:
+    def sample_visible(self, mean: Tensor, noise: Generator) -> Tensor:
         """The mean and noise of unit variance."""
-        return mean + torch.randn(mean.shape, generator=random, device=mean.device)
+        return mean + torch.randn(mean.shape, generator=noise, device=mean.device)
 
-    def free_energy(self, v: Tensor) -> Tensor:
-        """``F(v) = ½‖v − b′‖² − Σ log(1 + exp(Wv + b))`` (shape: [batch])."""
-        hidden = nn.functional.softplus(v @ self.weight.T + self.bias).sum(-1)
-        return 0.5 * ((v - self.visible_bias) ** 2).sum(-1) - hidden
+    def visible_energy(self, model: Any, v: Tensor) -> Tensor:
+        """``½‖v − b′‖²`` (shape: [batch])."""
+        return 0.5 * ((v - model.visible_bias) ** 2).sum(-1)
+
+    def prepare(self, model: Any, x: np.ndarray) -> None:
+        """Start from the mean example."""
+        model.visible_bias.copy_(torch.from_numpy(x.mean(0, dtype=np.float64)).float())
 
 
-def bernoulli(p: Tensor, random: torch.Generator) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class DBN(RBM):
+    """``layers`` machines of ``units`` hidden units, each trained on the probabilities of the one below."""
+
+    method: str = "dbn"
+    layers: int = setting(2, AT_LEAST_ONE)
+
+    def machine(self, number: int) -> RBM:
+        """One machine, counted from 0; each has a seed of its own."""
+        shared = {name: value for name, value in asdict(self).items() if name not in ("method", "layers")}
+        return RBM(**shared | {"seed": self.seed + 1_000 * number})
+
+    def build(self, inputs: int) -> nn.ModuleDict:
+        """Untrained machines, the lowest first."""
+        sizes = [inputs] + [self.units] * (self.layers - 1)
+        return nn.ModuleDict({"machines": nn.ModuleList(self.machine(i).build(n) for i, n in enumerate(sizes))})
+
+    def fit(self, x: np.ndarray, held_out: np.ndarray | None = None, **how: Unpack[How]) -> Fitted:
+        """Train one machine after the other; the history has a column ``layer``."""
+        check_examples(x)
+        machines, histories = nn.ModuleList(), []
+        for number in range(self.layers):
+            machine = self.machine(number)
+            fitted, history = machine.fit(x, held_out, **how)
+            machines.append(fitted)
+            histories.append(history.assign(layer=number))
+            x = machine.dense_codes(fitted, x)
+            held_out = None if held_out is None else machine.dense_codes(fitted, held_out)
+        return nn.ModuleDict({"machines": machines}), pd.concat(histories, ignore_index=True)
+
+    def encode(self, model: Any, x: Tensor) -> Tensor:
+        """Probabilities of the top layer (shape: [batch, units])."""
+        for machine in model["machines"]:
+            x = super().encode(machine, x)
+        return x
+
+    def hidden_layers(self, model: Any, alpha: float = 1.0) -> list[Layer]:
+        """One layer for each machine."""
+        return [layer for machine in model["machines"] for layer in super(DBN, self).hidden_layers(machine)]
+
+
+def bernoulli(p: Tensor, noise: Generator) -> Tensor:
     """Zeros and ones, ones with probability p."""
-    return (torch.rand(p.shape, generator=random, device=p.device) < p).to(p.dtype)
-
-
-class _Trainer:
-    """Contrastive divergence with momentum on one machine."""
-
-    def __init__(self, rbm: RBM, config: RBMConfig, device: Device = "cpu") -> None:
-        self.rbm = rbm
-        self.config = config
-        self.random = config.noise(device)
-        self.velocities = [torch.zeros_like(p) for p in (rbm.weight, rbm.bias, rbm.visible_bias)]
-        self.chains: Tensor | None = None
-
-    @torch.no_grad()
-    def step(self, v: Tensor, rate: float) -> Tensor:
-        """One update along ⟨hvᵀ⟩ of the data − ⟨hvᵀ⟩ at the end of the chains; squared error of a reconstruction."""
-        rbm, c = self.rbm, self.config
-        h = rbm.encode(v)
-        start = bernoulli(h, self.random)
-        reconstruction = rbm.decode(start)
-        chain = start if self.chains is None else self.chains
-        for _ in range(c.cd_steps):
-            mean = reconstruction if chain is start else rbm.decode(chain)
-            negative_v = rbm.sample_visible(mean, self.random)
-            negative_h = rbm.encode(negative_v)
-            chain = bernoulli(negative_h, self.random)
-        if c.persistent:
-            self.chains = chain
-        for velocity in self.velocities:
-            velocity.mul_(c.momentum)
-        by_weight, by_bias, by_visible_bias = self.velocities
-        by_weight.addmm_(h.T, v, alpha=rate / len(v)).addmm_(negative_h.T, negative_v, alpha=-rate / len(chain))
-        if c.weight_decay:
-            by_weight.add_(rbm.weight, alpha=-rate * c.weight_decay)
-        by_bias.add_(h.mean(0) - negative_h.mean(0), alpha=rate)
-        by_visible_bias.add_(v.mean(0) - negative_v.mean(0), alpha=rate)
-        for parameter, velocity in zip((rbm.weight, rbm.bias, rbm.visible_bias), self.velocities, strict=True):
-            parameter.add_(velocity)
-        return ((v - reconstruction) ** 2).sum(-1).mean()
+    return (torch.rand(p.shape, generator=noise, device=p.device) < p).to(p.dtype)

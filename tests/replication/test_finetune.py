@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from ksae_lib.engines.gpu import choose_largest
 from ksae_lib.loop import DivergenceError
 from ksae_lib.model import KSparseAutoencoder
 from replication.judge import finetune as module
@@ -288,6 +289,21 @@ def test_nets_at_once_are_the_nets_one_by_one(unit: Unit, kept: tuple[int, ...] 
         assert outcome["loss"].to_numpy() == pytest.approx(wanted["loss"].to_numpy(), rel=1e-4)
         for (name, value), theirs in zip(one.named_parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(value, theirs, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_the_selection_of_nets_at_once_gets_rows_in_one_piece_as_its_gpu_kernel_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (x, y), held = examples(), examples(30, seed=1)
+    seen = []
+
+    def choose(device: torch.device, dtype: torch.dtype) -> Any:
+        select = choose_largest(device, dtype)
+        return lambda z, k: seen.append((z.ndim, z.is_contiguous())) or select(z, k)
+
+    monkeypatch.setattr(module, "choose_largest", choose)
+    finetune([net(s, "linear", (7, 9)) for s in range(3)], x, y, CONFIGS, held, device="cpu", engine="reference")
+    assert set(seen) == {(3, True)}
 
 
 @pytest.mark.parametrize("engine", ["auto", "reference"])
