@@ -27,8 +27,7 @@ from ksae_lib.training import TrainConfig, make_engine, new_model
 from replication.data import DataConfig, load_data
 
 OPTIONS = common.SLICES | {"seconds": (120.0, "time for the timed rounds"), "k": (25, "units kept")} | common.DEVICE
-UNITS, BATCH, MOMENTUM = 1000, 100, 0.9
-_RATE, _AT_ONCE = 0.001, 20
+UNITS, BATCH, MOMENTUM, _RATE, _AT_ONCE = 1000, 100, 0.9, 0.001, 20
 Slice = Callable[[np.ndarray], float | None]
 """Trains on the examples at these places; returns their mean squared error, where that is the model's loss."""
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from replication.methods.k_sparse import KSparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
@@ -20,6 +19,7 @@ from benchmarks.common import hardware, rounded
 from replication.data import DataConfig, load_data
 from replication.judge.logistic import Features, LogisticProblem, Solution
 from replication.methods.autoencoder import Autoencoder
+from replication.methods.k_sparse import KSparse
 
 OPTIONS = {"examples": (50_000, "training images"), "epochs": (10, "epochs of the encoders")}
 _L2 = (1e-4, 3e-5, 1e-5)
