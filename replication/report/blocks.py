@@ -110,7 +110,7 @@ class Blocks:
 
     @cached_property
     def numbers(self) -> dict[str, str]:
-        """Single numbers: of rows, as ``k25_error``, ``tuned_none_low`` or ``long_k25_seeds``, and of all runs.
+        """Single numbers: of rows, as ``k25_error``, ``tuned_none_low`` or ``long_k25_seeds``, and of all runs; ``peers_ratio``.
 
         ``tuned_``: Table 3 instead of 1. ``long_``: profile ``paper`` instead of ``quick``.
         """
@@ -125,6 +125,9 @@ class Blocks:
                 found[f"{prefix}{row['key']}_seeds"] = str(row["n_seeds"])
         stores = [self._study(profile).evidence for profile in PROFILES]
         of_other_code = [not is_current(store.read(name)) for store in stores for name in store.names()]
+        if (peers := self._benchmarks / "peers.json").exists():
+            ours = json.loads(peers.read_text(encoding="utf-8"))["peers"]["ours, cpu engine"]
+            found["peers_ratio"] = f"{ours['fastest_peer_over_this']:.1f}"
         return found | {"runs_total": f"{len(of_other_code):,}", "runs_of_other_code": f"{sum(of_other_code):,}"}
 
     def _titled(self, number: int) -> str:
