@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib import pyplot as plt
-from replication.methods.k_sparse import KSparse
 
 from ksae_lib.model import KSparseAutoencoder
 from replication.data.base import DataConfig
 from replication.experiments.base import Row
+from replication.methods.k_sparse import KSparse
 from replication.report.figures import example_panel, filter_mosaic, one_digit, save_figure, sweep_figure
 from replication.report.tables import (
     COLUMNS,
