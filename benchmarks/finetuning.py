@@ -1,125 +1,55 @@
 """Seconds per MNIST epoch of fine-tuning: k-sparse nets by sparse kernels beside dense nets, in one run.
 
-As in ``benchmarks.engines``, every round times the same short slice of an epoch for each net in turn. All nets have
-layers of 1000 units and go on from random encoders; the k-sparse ones keep αk = 75. A k-sparse net by autograd shows
-what the kernels save.
+Slices of an epoch are timed in rounds, see ``benchmarks.common``. All nets have layers of 1000 units and go on from
+random encoders; the k-sparse ones keep αk = 75. A k-sparse net by autograd shows what the kernels save.
 """
 
-from __future__ import annotations
-
-import argparse
-import time
-from collections.abc import Sequence
-from dataclasses import replace
-from statistics import median
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.engines import PAUSE_SECONDS, TASKS, hardware, output_options, present, rounded
-from ksae_lib import KSparseAutoencoder
-from replication.data import load_mnist
-from replication.judge.finetune import FinetuneConfig, NetEngine, make_engine, new_net
-from replication.methods import AutoencoderConfig
-from replication.methods.autoencoder import Autoencoder
+from benchmarks import common
+from replication.data import DataConfig, load_data
+from replication.judge.finetune import AutogradEngine, FinetuneConfig, new_net
+from replication.judge.sparse_net import SparseNetEngine
+from replication.methods.layer import Layer
 
-_K, _UNITS, _CLASSES = 25, 1000, 10
-_RATE, _MOMENTUM = 0.1, 0.25
+OPTIONS = common.SLICES
+_KEPT, _UNITS, _CLASSES, _EPOCH, _BATCH = 75, 1000, 10, 50_000, 100
+_NETS: dict[str, tuple[int, int | None, bool]] = {
+    "dense": (1, None, False),
+    "k_sparse": (1, _KEPT, True),
+    "k_sparse_autograd": (1, _KEPT, False),
+    "deep_dense": (2, None, False),
+    "deep_k_sparse": (2, _KEPT, True),
+}
+"""Layers, units kept (None: all, ReLU), and whether sparse kernels train the net."""
 
 
-def _engines(x: np.ndarray, y: np.ndarray) -> dict[str, NetEngine]:
-    inputs, config = x.shape[1], FinetuneConfig()
+def _engine(x: np.ndarray, y: np.ndarray, depth: int, kept: int | None, by_kernels: bool) -> Any:
     noise = torch.Generator().manual_seed(0)
+    weights = [torch.empty(_UNITS, n).normal_(0, 0.05, generator=noise) for n in (x.shape[1], _UNITS)[:depth]]
+    layers = [Layer(w, torch.zeros(_UNITS), "relu" if kept is None else "linear", kept) for w in weights]
+    net = new_net(layers, x.shape[1], _CLASSES, FinetuneConfig())
+    velocity = [torch.zeros_like(p) for p in net.parameters()]
+    if by_kernels:
+        return SparseNetEngine(net, velocity, x, y, _BATCH)
+    return AutogradEngine(net, velocity, torch.from_numpy(x), torch.from_numpy(y), _BATCH, noise)
 
-    def k_sparse(size: int) -> KSparseAutoencoder:
-        model = KSparseAutoencoder(size, _UNITS, _K)
-        model.initialize(0.05, noise)
-        return model
 
-    def dense(size: int) -> Autoencoder:
-        return AutoencoderConfig(weight_std=0.05).build(size)
-
-    encoders: dict[str, list[KSparseAutoencoder | Autoencoder]] = {
-        "dense": [dense(inputs)],
-        "k_sparse": [k_sparse(inputs)],
-        "k_sparse_autograd": [k_sparse(inputs)],
-        "deep_dense": [dense(inputs), dense(_UNITS)],
-        "deep_k_sparse": [k_sparse(inputs), k_sparse(_UNITS)],
+def measure(options: Any) -> dict[str, Any]:
+    """Time the nets: seconds per epoch by net, ratios to the dense nets, ``hardware``."""
+    data, rng, in_slice = load_data(DataConfig()), np.random.default_rng(0), options.steps * _BATCH
+    slices = {
+        name: partial(_engine(data.train_x, data.train_y, *how).run_epoch, rate=0.1, momentum=0.25, fixed=0)
+        for name, how in _NETS.items()
     }
-    made = {}
-    for name, stack in encoders.items():
-        chosen = replace(config, engine="reference" if name.endswith("autograd") else "auto")
-        made[name] = make_engine(new_net(stack, inputs, _CLASSES, chosen), x, y, chosen, 0, noise)
-    return made
-
-
-def benchmark(x: np.ndarray, y: np.ndarray, seconds: float, steps: int) -> dict[str, Any]:
-    """Time the nets.
-
-    Args:
-        x: examples (shape: [examples, inputs]).
-        y: classes (shape: [examples]).
-        seconds: no round starts later than this after the first; there is at least one.
-        steps: length of a timed slice.
-
-    Returns:
-        Median seconds per epoch by net with quartiles, ratios to the dense nets, and ``hardware``.
-    """
-    engines = _engines(x, y)
-    rng = np.random.default_rng(0)
-    size = steps * FinetuneConfig.batch_size
-    times: dict[str, list[float]] = {name: [] for name in engines}
-    for engine in engines.values():
-        engine.run_epoch(rng.integers(len(x), size=2 * FinetuneConfig.batch_size), _RATE, _MOMENTUM)
-    started = time.perf_counter()
-    while not times["dense"] or time.perf_counter() - started < seconds:
-        order = rng.integers(len(x), size=size)
-        for name, engine in engines.items():
-            time.sleep(PAUSE_SECONDS)
-            begun = time.perf_counter()
-            engine.run_epoch(order, _RATE, _MOMENTUM)
-            times[name].append((time.perf_counter() - begun) * TASKS["mnist"].epoch / size)
-    ratios = {
-        "dense_over_k_sparse": [d / k for d, k in zip(times["dense"], times["k_sparse"], strict=True)],
-        "deep_dense_over_deep_k_sparse": [
-            d / k for d, k in zip(times["deep_dense"], times["deep_k_sparse"], strict=True)
-        ],
-    }
-    figures = {f"{name}_s_per_epoch": values for name, values in times.items()} | ratios
-    return {name: rounded(median(values)) for name, values in figures.items()} | {
-        "quartiles": {name: [rounded(q) for q in np.percentile(v, [25, 75])] for name, v in figures.items()},
-        "rounds": len(times["dense"]),
-        "steps_per_slice": steps,
-        "hardware": hardware(),
-    }
-
-
-def table(results: dict[str, Any]) -> str:
-    """Lay the results out as aligned text."""
-    lines = [
-        f"{name:34}{results[name]:8.3f}   {low:.3f}–{high:.3f}" for name, (low, high) in results["quartiles"].items()
-    ]
-    machine = results["hardware"]
-    title = (
-        f"Fine-tuning, {machine['cpu']}, {machine['cores']} cores: median and quartiles of {results['rounds']} rounds"
-    )
-    return "\n".join([title, *lines])
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.finetuning", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=30.0, help="time for the timed rounds (default: 30)")
-    parser.add_argument("--steps", type=int, default=25, help="steps in a timed slice (default: 25)")
-    output_options(parser)
-    options = parser.parse_args(arguments)
-    if options.steps < 1:
-        parser.error(f"--steps {options.steps} is not possible: it must be at least 1.")
-    data = load_mnist()
-    results = benchmark(data.train_x, data.train_y, options.seconds, options.steps)
-    present(results, table, options)
-
-
-if __name__ == "__main__":
-    main()
+    for one in slices.values():
+        one(rng.integers(len(data.train_x), size=(1, 2 * _BATCH)))
+    times = common.timed_rounds(slices, lambda: rng.integers(len(data.train_x), size=(1, in_slice)), options.seconds)
+    figures = {f"{name}_s_per_epoch": values * _EPOCH / in_slice for name, values in times.items()}
+    for dense, k_sparse in (("dense", "k_sparse"), ("deep_dense", "deep_k_sparse")):
+        figures[f"{dense}_over_{k_sparse}"] = times[dense] / times[k_sparse]
+    return common.summary(figures) | {"steps_per_slice": options.steps, "hardware": common.hardware()}

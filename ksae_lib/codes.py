@@ -93,10 +93,7 @@ def keep_largest(model: KSparseAutoencoder, z: Tensor, k: int) -> sparse.csr_arr
         model: its number of units and activation are used.
         z: pre-activations (shape: [examples, units]), on the processor and without gradient. A selection rule that
             looks at a batch takes them for one.
-        k: units kept.
-
-    Raises:
-        ValueError: k out of range.
+        k: units kept; a ``ValueError`` if it is out of range.
     """
     k = check_k(k, model.units)
     if model.selection not in K_LARGEST:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,7 +22,7 @@ from ksae_lib.io import read_model, save_model
 from ksae_lib.loop import columns
 from ksae_lib.metrics import reconstruction_report
 from ksae_lib.model import Activation, BiasInit, CodeMode, KSparseAutoencoder
-from ksae_lib.training import EngineName, TrainConfig, new_model, train, train_epoch
+from ksae_lib.training import TrainConfig, new_model, train
 
 _CHUNK = 1_000
 # What MNIST's training images have, for which the paper's learning rate is stable. Either alone is not enough: the
@@ -87,7 +87,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         bias_init: BiasInit = "centered",
         activation: Activation = "linear",
         scale: float | str = "auto",
-        engine: EngineName = "auto",
+        engine: str = "auto",
         sparse_output: bool = False,
         verbose: bool = False,
         random_state: int | np.random.RandomState | None = None,
@@ -143,9 +143,10 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         else:
             config, scale = self._config(self._seed), self.scale_
             x, model = _multiplied(self._validated(X, reset=False), scale), deepcopy(self.model_)
-            epoch, velocity, before = self.n_iter_, self._velocity, self.history_
-        row, velocity = train_epoch(x, config, epoch, model, velocity, engine=self.engine)
-        history = columns([row])
+            epoch, velocity, before = self.n_iter_, dict(self._velocity), self.history_
+        config = replace(config, k_start=None, epochs=epoch + 1)
+        _, rows = train(x, config, engine=self.engine, progress=False, model=model, first=epoch, velocity=velocity)
+        history = columns(rows)
         if before:
             history = {name: np.concatenate([before[name], value]) for name, value in history.items()}
         self._finish(x, model, history, scale, config.seed, velocity)
@@ -165,10 +166,8 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         """
         check_is_fitted(self, "model_")
         x = self._validated(X, reset=False)
-        blocks = (
-            codes(self.model_, block, self.code_mode, (self.alpha,), exact=False)[0]
-            for block in _blocks(x, self.scale_)
-        )
+        how = self.code_mode, (self.alpha,)
+        blocks = (codes(self.model_, block, *how, exact=False)[0] for block in _blocks(x, self.scale_))
         if self.sparse_output:
             return sparse.csr_array(sparse.vstack([sparse.csr_array(block) for block in blocks]))
         dense = np.empty((len(x), self.model_.units), np.float32)
@@ -213,16 +212,11 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             OSError: the file could not be written; the old one, if any, is as it was.
         """
         check_is_fitted(self, "model_")
-        parameters = {
-            name: value.item() if isinstance(value, np.generic) else value for name, value in self.get_params().items()
-        }
-        if not isinstance(parameters["random_state"], int):
+        parameters = self.get_params()
+        if not isinstance(self.random_state, Integral):
             parameters["random_state"] = None
-        fitted = {
-            "scale_": self.scale_, "_seed": self._seed, "n_iter_": self.n_iter_, "n_features_in_": self.n_features_in_,
-            "feature_names_in_": list(getattr(self, "feature_names_in_", [])),
-            "history_": {name: column.tolist() for name, column in self.history_.items()},
-        }  # fmt: skip
+        names = ("scale_", "_seed", "n_iter_", "n_features_in_", "feature_names_in_", "history_")
+        fitted = {name: getattr(self, name) for name in names if hasattr(self, name)}
         save_model(self.model_, Path(path), parameters=parameters, fitted=fitted)
 
     @classmethod
@@ -237,8 +231,8 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         if "fitted" not in metadata:
             raise ValueError(f"{path} holds a model without its estimator: read it with ksae_lib.io.load_model.")
         made, fitted = cls(**metadata["parameters"]), metadata["fitted"]
-        if names := fitted.pop("feature_names_in_"):
-            made.feature_names_in_ = np.array(names, dtype=object)
+        if "feature_names_in_" in fitted:
+            fitted["feature_names_in_"] = np.array(fitted["feature_names_in_"], dtype=object)
         fitted["history_"] = {name: np.array(column) for name, column in fitted["history_"].items()}
         made.__dict__.update(fitted, model_=model, _velocity={})
         return made
@@ -268,26 +262,19 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         return x, scale, config, model
 
     def _config(self, seed: int) -> TrainConfig:
-        """The parameters as a training run; those that it has not are checked here.
-
-        Raises:
-            ValueError: an impossible parameter.
-        """
+        """The parameters as a training run; those that it has not are checked here."""
         if self.code_mode not in list(CodeMode):
             raise ValueError(f"code_mode = {self.code_mode!r} is unknown: choose one of {', '.join(CodeMode)}.")
-        if not isinstance(self.alpha, Real):
-            raise ValueError(f"alpha = {self.alpha!r} is not possible: the paper's α is a number, at least 1.")
         if self.scale != "auto" and not (isinstance(self.scale, Real) and 0 < self.scale < math.inf):
             raise ValueError(f"scale = {self.scale!r} is not possible: choose 'auto' or a positive number.")
-        for name in ("sparse_output", "verbose"):
-            if not isinstance(getattr(self, name), bool | np.bool_):
-                raise ValueError(f"{name} = {getattr(self, name)!r} is not possible: choose True or False.")
-        config = TrainConfig(
-            units=self.units, k=self.k, k_start=None, epochs=self.epochs, batch_size=self.batch_size,
+        k_start: Any = self.k_start
+        if k_start == "auto" and isinstance(self.units, Integral):
+            k_start = min(100, self.units)
+        return TrainConfig(
+            units=self.units, k=self.k, k_start=k_start, epochs=self.epochs, batch_size=self.batch_size,
             learning_rate=self.learning_rate, momentum=self.momentum, weight_std=self.weight_std,
             bias_init=self.bias_init, activation=self.activation, seed=seed,
         )  # fmt: skip
-        return replace(config, k_start=min(100, self.units) if self.k_start == "auto" else self.k_start)
 
     def _finish(
         self,

@@ -23,7 +23,6 @@ from torch import Tensor
 from ksae_lib.model import KSparseAutoencoder
 
 _VERSION = 1
-_DAY = 86_400.0
 _HOST = re.sub(r"\W", "_", socket.gethostname())
 _TEMPORARY = re.compile(r"\..*\.(?P<host>\w*)-(?P<process>\d+)\.\w*\.tmp")
 
@@ -66,7 +65,7 @@ def sweep(folder: Path) -> None:
         if not (match := _TEMPORARY.fullmatch(path.name)):
             continue
         try:
-            old = time.time() - path.stat().st_mtime > _DAY
+            old = time.time() - path.stat().st_mtime > 86_400
         except FileNotFoundError:
             continue
         if old or (match["host"] == _HOST and not _is_running(int(match["process"]))):
@@ -82,10 +81,8 @@ def _is_running(process: int) -> bool:
         return True
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
     return True
 
 
@@ -102,12 +99,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, Any]) -> None:
-    """Write tensors and JSON-ready metadata as safetensors, with a SHA-256 of both.
+    """Write tensors and metadata, JSON-ready but for NumPy's arrays and numbers, as safetensors with a SHA-256 of both.
 
     Raises:
         OSError: the file could not be written; the old one, if any, is as it was.
     """
-    header = {name: json.dumps(value) for name, value in metadata.items()}
+    header = {name: json.dumps(value, default=lambda array: array.tolist()) for name, value in metadata.items()}
     content = save(
         {name: tensor.contiguous() for name, tensor in tensors.items()}, header | {"sha256": _digest(tensors, header)}
     )
@@ -122,19 +119,16 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         OSError: the file cannot be opened.
         ValueError: it is damaged or of another kind.
     """
-    with path.open("rb"):
-        pass
+    path.open("rb").close()
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        digest = header.pop("sha256", None)
-        metadata = {name: json.loads(value) for name, value in header.items()}
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        if header.pop("sha256", None) != _digest(tensors, header):
+            raise ValueError("its SHA-256 is not that of its contents")
+        return tensors, {name: json.loads(value) for name, value in header.items()}
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is damaged or of another kind ({error}).") from error
-    if digest != _digest(tensors, header):
-        raise ValueError(f"{path} is damaged or of another kind (its SHA-256 is not that of its contents).")
-    return tensors, metadata
 
 
 def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
@@ -152,7 +146,7 @@ def save_model(model: KSparseAutoencoder, path: Path, **metadata: Any) -> None:
     Args:
         model: to be written.
         path: by convention ends in ``.safetensors``.
-        metadata: JSON-ready, for ``load_tensors`` to give back.
+        metadata: for ``read_model`` to give back.
 
     Raises:
         OSError: the file could not be written; the old one, if any, is as it was.

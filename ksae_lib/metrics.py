@@ -37,7 +37,7 @@ def reconstruction_report(model: KSparseAutoencoder, x: np.ndarray) -> dict[str,
     reconstructions, uses = [], np.zeros(model.units, np.int64)
     for code in _codes(model, x):
         reconstructions.append(model.decode(torch.from_numpy(code.toarray())).numpy())
-        uses += _uses(code)
+        uses += np.bincount(code.indices, minlength=model.units)
     return {
         "fvu": fraction_of_variance_unexplained(x, np.concatenate(reconstructions)),
         "l0": int(uses.sum()) / len(x),
@@ -49,18 +49,13 @@ def live_units(model: KSparseAutoencoder, x: np.ndarray) -> np.ndarray:
     """Which units the k largest code of at least one example of ``x`` keeps (shape: [units], bool)."""
     uses = np.zeros(model.units, np.int64)
     for code in _codes(model, x):
-        uses += _uses(code)
+        uses += np.bincount(code.indices, minlength=model.units)
     return uses > 0
 
 
 def _codes(model: KSparseAutoencoder, x: np.ndarray) -> Iterator[sparse.csr_array]:
     for start in range(0, len(x), _CHUNK):
         yield sparse.csr_array(codes(model, x[start : start + _CHUNK], CodeMode.K)[0])
-
-
-def _uses(code: sparse.csr_array) -> np.ndarray:
-    """How many examples have each unit in their code."""
-    return np.bincount(code.indices, minlength=code.shape[1])
 
 
 def effective_area(filters: np.ndarray) -> np.ndarray:

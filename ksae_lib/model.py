@@ -6,6 +6,7 @@ z = Wᵀx + b          Γ = supp_k(z),  z_Γᶜ = 0          x̂ = Wz + b′    
 from __future__ import annotations
 
 from enum import StrEnum
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -192,7 +193,7 @@ class KSparseAutoencoder(nn.Module):
         Raises:
             ValueError: α < 1 or αk > units.
         """
-        if not 1 <= alpha < float("inf"):
+        if not (isinstance(alpha, Real) and 1 <= alpha < float("inf")):
             raise ValueError(f"alpha = {alpha} is not possible: the paper's α is a number, at least 1.")
         return check_k(round(alpha * self.k), self.units, f"alpha·k (alpha = {alpha:g}, k = {self.k})")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -24,12 +24,13 @@ from ksae_lib.loop import Checkpoint, DivergenceError, History, Row, data_digest
 from ksae_lib.model import Activation, BiasInit, KSparseAutoencoder
 from ksae_lib.selection import check_k, rule_of
 
-EngineName = Literal["auto", "gpu", "cpu", "reference"]
 Trained = tuple[KSparseAutoencoder, History]
 ENGINES: dict[str, type[Engine]] = {"gpu": GpuEngine, "cpu": CpuEngine, "reference": ReferenceEngine}
+ENGINE_NAMES = ("auto", *ENGINES)
 _ALIKE = ("units", "epochs", "batch_size", "activation", "momentum", "momentum_end", "selection", "support_dtype")
 # Measured on MNIST with 1000 units: from this share of kept units the reference engine is as fast as the cpu engine.
 _DENSE_FROM = 0.5
+_CHECKED_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +103,7 @@ _CHOICES = {
 
 def new_model(config: TrainConfig, x: np.ndarray) -> KSparseAutoencoder:
     """Untrained model for examples ``x`` (shape: [examples, inputs]), initialized from the config's seed."""
+    _check_examples(x)
     model = KSparseAutoencoder(x.shape[1], config.units, config.k, config.activation, config.selection)
     rng = torch.Generator().manual_seed(config.seed)
     mean = torch.from_numpy(x.mean(axis=0, dtype=np.float64)).float() if config.bias_init == "centered" else None
@@ -116,8 +118,8 @@ def choose_engine(config: TrainConfig, engine: str = "auto") -> tuple[str, str]:
         ValueError: an unknown engine, a GPU is asked for and there is none, or the engine cannot do what the config
             wants.
     """
-    if engine not in get_args(EngineName):
-        raise ValueError(f"engine = {engine!r} is unknown: choose one of {', '.join(get_args(EngineName))}.")
+    if engine not in ENGINE_NAMES:
+        raise ValueError(f"engine = {engine!r} is unknown: choose one of {', '.join(ENGINE_NAMES)}.")
     name, why = _fastest(config) if engine == "auto" else (engine, "asked for")
     if name == "gpu" and (missing := gpu_missing()) is not None:
         raise ValueError(f"engine = 'gpu' is not possible: {missing}. Choose auto or cpu.")
@@ -161,23 +163,6 @@ def make_engine(
     return ENGINES[name](models, x, config.batch_size)
 
 
-class Settings(NamedTuple):
-    """What the schedules say of one epoch."""
-
-    k: int
-    rate: float
-    momentum: float
-
-    @classmethod
-    def of(cls, config: TrainConfig, epoch: int) -> Settings:
-        """Settings of an epoch, counted from 0 (section 4.2)."""
-        return cls(
-            schedule.sparsity(epoch, config.epochs, config.k, config.k_start, config.k_ramp),
-            schedule.linear_by_epoch(epoch, config.epochs, config.learning_rate, config.learning_rate_end),
-            schedule.linear_by_epoch(epoch, config.epochs, config.momentum, config.momentum_end),
-        )
-
-
 def train(
     x: np.ndarray,
     config: TrainConfig,
@@ -186,6 +171,8 @@ def train(
     checkpoint: Path | None = None,
     progress: bool | None = None,
     model: KSparseAutoencoder | None = None,
+    first: int = 0,
+    velocity: dict[str, Tensor] | None = None,
 ) -> Trained:
     """Train a k-sparse autoencoder (sections 2.1 and 4.2).
 
@@ -200,6 +187,8 @@ def train(
             it stays after success so that the caller can store the result first.
         progress: show a bar; None: only on a terminal.
         model: start from this model, of the config's units, k and activation, instead of a fresh one.
+        first: epoch to begin with.
+        velocity: of the parameters by name, to begin with, where it is given; afterwards it holds that of the end.
 
     Returns:
         The trained model and its history, one row an epoch: epoch, k, learning_rate, momentum, loss,
@@ -211,12 +200,15 @@ def train(
             cannot train it.
         TypeError: not float32.
     """
-    if x.ndim != 2 or len(x) == 0:
-        raise ValueError(f"Examples have shape {x.shape}: there are no examples, or not one row for each.")
     model = new_model(config, x) if model is None else model
-    _check_model(model, config)
-    made = _checked_engine([model], x, config, engine)
-    return _of(_epochs(made, x, [config], checkpoint=checkpoint, progress=progress)[0], model)
+    for name in ("units", "k", "activation", "selection"):
+        has, wanted = getattr(model, name), getattr(config, name)
+        if has != wanted:
+            raise ValueError(f"The model has {name} = {has}, the config {wanted}: they must be the same.")
+    (outcome,) = _train([model], x, [config], engine, checkpoint, progress, first, velocity)
+    if isinstance(outcome, DivergenceError):
+        raise outcome
+    return outcome
 
 
 def train_many(
@@ -252,17 +244,12 @@ def train_many(
     if len(own) != len(configs):
         raise ValueError(f"There are examples for {len(own)} runs, but {len(configs)} runs.")
     files = list(checkpoint) if checkpoint is not None else [None] * len(configs)
-    if any(choose_engine(config, engine)[0] != "gpu" for config in configs):
-        return [
-            _alone(of_run, config, engine, file, progress)
-            for of_run, config, file in zip(own, configs, files, strict=True)
-        ]
     models = [new_model(config, of_run) for config, of_run in zip(configs, own, strict=True)]
-    made = _checked_engine(models, x, configs[0], "gpu")
-    outcomes = _epochs(made, x, configs, checkpoint=files[0], progress=progress)
+    if all(choose_engine(config, engine)[0] == "gpu" for config in configs):
+        return _train(models, x, configs, "gpu", files[0], progress)
     return [
-        outcome if isinstance(outcome, DivergenceError) else (model, outcome)
-        for outcome, model in zip(outcomes, models, strict=True)
+        _train([model], of_run, [config], engine, file, progress)[0]
+        for model, of_run, config, file in zip(models, own, configs, files, strict=True)
     ]
 
 
@@ -271,56 +258,30 @@ def batch_key(config: TrainConfig) -> tuple[Any, ...]:
     return tuple(getattr(config, name) for name in _ALIKE)
 
 
-def train_epoch(
-    x: np.ndarray,
-    config: TrainConfig,
-    epoch: int,
-    model: KSparseAutoencoder,
-    velocity: dict[str, Tensor],
-    *,
-    engine: str = "auto",
-) -> tuple[Row, dict[str, Tensor]]:
-    """Train one more epoch in place at the config's constant k, rate and momentum, for ``partial_fit``.
-
-    Args:
-        x, config, engine: as of ``train``.
-        epoch: how many the model has seen.
-        model: goes on from here.
-        velocity: what the call before returned; empty: start from rest.
-
-    Returns:
-        The epoch's row of the history and the velocity after it.
-
-    Raises:
-        DivergenceError: the loss or a parameter stopped being finite.
-        ValueError: as of ``train``.
-    """
-    constant = replace(config, k_start=None, learning_rate_end=None, momentum_end=None, epochs=epoch + 1)
-    made = _checked_engine([model], x, constant, engine)
-    for name, value in velocity.items():
-        made.velocity[name].copy_(value)
-    what = f"Training in call {epoch + 1} of partial_fit"
-    _, history = _of(_epochs(made, x, [constant], first=epoch, progress=False, what=what)[0], model)
-    kept = {name: value.cpu().reshape(model.get_parameter(name).shape) for name, value in made.velocity.items()}
-    return history[0], kept
-
-
-def _epochs(
-    engine: Engine,
+def _train(
+    models: Sequence[KSparseAutoencoder],
     x: np.ndarray,
     configs: Sequence[TrainConfig],
-    *,
+    engine: str,
+    checkpoint: Path | None,
+    progress: bool | None,
     first: int = 0,
-    checkpoint: Path | None = None,
-    progress: bool | None = None,
-    what: str = "Training",
-) -> list[History | DivergenceError]:
-    """Every epoch of the configs from ``first`` on, of all the engine's models; their parameters are brought back."""
+    velocity: dict[str, Tensor] | None = None,
+) -> list[Trained | DivergenceError]:
+    """Train models in place and at once from the epoch ``first`` on; ``velocity`` is that of one, before and after."""
+    for model, of_model in zip(models, x, strict=True) if x.ndim == 3 else ((models[0], x),):
+        _check_examples(of_model)
+        for start in range(0, len(of_model), _CHECKED_AT_ONCE):
+            model.check_input(torch.from_numpy(np.array(of_model[start : start + _CHECKED_AT_ONCE])))
+    shared = configs[0]
+    made = make_engine(models, x, shared, engine)
+    for name, value in (velocity or {}).items():
+        made.velocity[name].copy_(value)
     saver = None
     if checkpoint is not None:
-        run = {"configs": [asdict(config) for config in configs], "engine": engine.name, "data": data_digest(x)}
-        saver = Checkpoint(checkpoint, run, engine.state())
-    finite = [True] * len(configs)
+        run = {"configs": [asdict(config) for config in configs], "engine": made.name, "data": data_digest(x)}
+        saver = Checkpoint(checkpoint, run, made.state())
+    finite = [True] * len(models)
     following: Future[np.ndarray] | None = None
 
     def orders(number: int) -> np.ndarray:
@@ -331,52 +292,32 @@ def _epochs(
         number += first
         order = orders(number) if following is None else following.result()
         following = ahead.submit(orders, number + 1)
-        now = [Settings.of(config, number) for config in configs]
-        results = engine.run_epoch(order, [s.k for s in now], [s.rate for s in now], now[0].momentum)
+        ks = [schedule.sparsity(number, c.epochs, c.k, c.k_start, c.k_ramp) for c in configs]
+        rates = [schedule.linear_by_epoch(number, c.epochs, c.learning_rate, c.learning_rate_end) for c in configs]
+        momentum = schedule.linear_by_epoch(number, shared.epochs, shared.momentum, shared.momentum_end)
+        results = made.run_epoch(order, ks, rates, momentum)
         finite[:] = (result.finite for result in results)
         return [
             {
-                "epoch": number, "k": settings.k, "learning_rate": settings.rate, "momentum": settings.momentum,
+                "epoch": number, "k": k, "learning_rate": rate, "momentum": momentum,
                 "loss": result.loss, "live_units": int(np.count_nonzero(result.uses)),
             }
-            for settings, result in zip(now, results, strict=True)
+            for k, rate, result in zip(ks, rates, results, strict=True)
         ]  # fmt: skip
 
+    left, is_finite = shared.epochs - first, finite.__getitem__
     with ThreadPoolExecutor(1) as ahead:
-        outcomes = run_epochs(
-            what, configs[0].epochs - first, epoch,
-            is_finite=finite.__getitem__, checkpoint=saver, progress=progress,
-        )  # fmt: skip
-    engine.write_back()
-    return outcomes
+        outcomes = run_epochs("Training", left, epoch, is_finite=is_finite, checkpoint=saver, progress=progress)
+    made.write_back()
+    if velocity is not None:
+        shapes = {name: value.shape for name, value in models[0].named_parameters()}
+        velocity.update((name, value.cpu().reshape(shapes[name])) for name, value in made.velocity.items())
+    return [
+        outcome if isinstance(outcome, DivergenceError) else (model, outcome)
+        for model, outcome in zip(models, outcomes, strict=True)
+    ]
 
 
-def _of(outcome: History | DivergenceError, model: KSparseAutoencoder) -> Trained:
-    if isinstance(outcome, DivergenceError):
-        raise outcome
-    return model, outcome
-
-
-def _alone(
-    x: np.ndarray, config: TrainConfig, engine: str, checkpoint: Path | None, progress: bool | None
-) -> Trained | DivergenceError:
-    try:
-        return train(x, config, engine=engine, checkpoint=checkpoint, progress=progress)
-    except DivergenceError as error:
-        return error
-
-
-def _checked_engine(models: Sequence[KSparseAutoencoder], x: np.ndarray, config: TrainConfig, engine: str) -> Engine:
-    """The engine, if the models can take the examples."""
-    step = 10_000
-    for model, of_model in zip(models, x, strict=True) if x.ndim == 3 else ((models[0], x),):
-        for start in range(0, len(of_model), step):
-            model.check_input(torch.from_numpy(np.array(of_model[start : start + step])))
-    return make_engine(models, x, config, engine)
-
-
-def _check_model(model: KSparseAutoencoder, config: TrainConfig) -> None:
-    for name in ("units", "k", "activation", "selection"):
-        has, wanted = getattr(model, name), getattr(config, name)
-        if has != wanted:
-            raise ValueError(f"The model has {name} = {has}, the config {wanted}: they must be the same.")
+def _check_examples(x: np.ndarray) -> None:
+    if x.ndim != 2 or len(x) == 0:
+        raise ValueError(f"Examples have shape {x.shape}: there are no examples, or not one row for each.")

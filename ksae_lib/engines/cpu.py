@@ -119,7 +119,7 @@ class SparseInputs:
     def __init__(self, x: np.ndarray) -> None:
         group = kernels.PIXEL_GROUP
         self.starts = np.zeros(len(x) + 1, np.int64)
-        np.cumsum((kernels.count_nonzero(x) + group - 1) // group * group, out=self.starts[1:])
+        np.cumsum((np.count_nonzero(x, axis=1) + group - 1) // group * group, out=self.starts[1:])
         self.pixels = np.zeros(self.starts[-1], np.uint32)
         self.values = np.zeros(self.starts[-1], x.dtype)
         kernels.list_nonzero(x, self.starts, self.pixels, self.values)

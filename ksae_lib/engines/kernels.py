@@ -91,16 +91,6 @@ def select(z, k, support):
 
 
 @nb.njit(cache=True)
-def count_nonzero(x):
-    """How many entries of each row are not zero."""
-    counts = np.zeros(x.shape[0], np.int64)
-    for e in range(x.shape[0]):
-        for p in range(x.shape[1]):
-            counts[e] += x[e, p] != 0
-    return counts
-
-
-@nb.njit(cache=True)
 def list_nonzero(x, starts, pixels, values):
     """Write the non-zero entries of row e and their places from ``starts[e]`` on."""
     for e in range(x.shape[0]):

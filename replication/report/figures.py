@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -17,8 +20,8 @@ from ksae_lib import metrics
 from ksae_lib.io import atomic_path
 from ksae_lib.model import KSparseAutoencoder
 from replication.methods.kl_sparse import kl_penalty
-from replication.plan import ReadoutRun, TrainRun
-from replication.runs import StoredRun
+from replication.report.tables import epoch_table, error_table, net_title, reported, sweep_table
+from replication.runs import EncoderRun, StoredRun
 from replication.study import Study
 
 _ROWS, _COLUMNS = 4, 30
@@ -75,15 +78,14 @@ def example_panel(x: np.ndarray, y: np.ndarray, shape: tuple[int, ...], columns:
     """The first images of each class, a row a class, brightness as preprocessed.
 
     Args:
-        x: images (shape: [examples, inputs]), one of each class at least.
+        x: images (shape: [examples, inputs]), as many of each class as there are columns.
         y: their classes, from 0 (shape: [examples]).
         shape: of an image, see ``Dataset.image_shape``.
         columns: images of each class.
     """
-    of_class = [_pictures(x[y == label][:columns], shape) for label in range(int(y.max()) + 1)]
-    mosaic = np.concatenate(
-        [np.pad(_mosaic(some, 1, columns), ((0, 1), (0, 0)), constant_values=np.nan) for some in of_class]
-    )
+    classes = range(int(y.max()) + 1)
+    chosen = np.concatenate([np.flatnonzero(y == label)[:columns] for label in classes])
+    mosaic = _mosaic(_pictures(x[chosen], shape), len(classes), columns)
     height, width = mosaic.shape
     figure, axis = plt.subplots(figsize=(12, 12 * height / width), layout="constrained")
     low, high = np.nanpercentile(mosaic, (1, 99))
@@ -93,37 +95,91 @@ def example_panel(x: np.ndarray, y: np.ndarray, shape: tuple[int, ...], columns:
 
 
 def filter_panels(
-    models: dict[int, KSparseAutoencoder],
+    nets: Sequence[tuple[EncoderRun, KSparseAutoencoder]],
     x: np.ndarray,
     shape: tuple[int, ...],
     rows: int = _ROWS,
     columns: int = _COLUMNS,
 ) -> Figure:
-    """Figures 1, 2 and 3: filters learnt at each k, some rows a panel.
+    """Figures 1, 2 and 3: filters of several autoencoders, some rows a panel.
 
     Shown are the first live units in order of index (those the k largest code of some training image keeps), so that
-    panels are not filled with the noise of units that were never trained; how many are live stands in the title.
+    panels are not filled with the noise of units that were never trained; the title says how the net was trained.
 
     Args:
-        models: trained model for each k, in the order of the panels.
+        nets: run and trained model of each panel, in their order.
         x: training images (shape: [examples, inputs]).
         shape: of an image, see ``Dataset.image_shape``.
         rows, columns: filters shown of each.
     """
     mosaics = {}
-    for k, model in models.items():
+    for run, model in nets:
         live = metrics.live_units(model, x)
-        title = f"k = {k}   ({int(live.sum())} of {model.units} units live)"
-        mosaics[title] = filter_mosaic(model.weight.detach().numpy()[live], shape, rows, columns)
+        weight = model.weight.detach().numpy()[live]
+        mosaics[net_title(run, int(live.sum()))] = filter_mosaic(weight, shape, rows, columns)
     height, width = next(iter(mosaics.values())).shape[:2]
     size = (12, (12 * height / width + 0.3) * len(mosaics))
-    figure, axes = plt.subplots(len(models), 1, figsize=size, layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(len(mosaics), 1, figsize=size, layout="constrained", squeeze=False)
     for axis, (title, mosaic) in zip(axes[:, 0], mosaics.items(), strict=True):
         if mosaic.ndim == 3:
             mosaic = np.nan_to_num((mosaic + 1) / 2, nan=1)
         axis.imshow(mosaic, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
         axis.set_title(title, fontsize=9, loc="left")
         axis.set_axis_off()
+    return figure
+
+
+def one_digit(model: KSparseAutoencoder, x: np.ndarray, shape: tuple[int, int], columns: int = 5) -> Figure:
+    """How one image is coded (section 2.1): b' and the terms z_j w_j of the kept units, which add up to x̂; x beside it.
+
+    Terms are images on one scale, blue below 0 and red above, the largest first.
+
+    Args:
+        model: a trained autoencoder.
+        x: one image, 0 … 1 (shape: [inputs]).
+        shape: of the image, (h, w).
+        columns: terms in a row.
+    """
+    with torch.no_grad():
+        reconstruction, code = (part[0].numpy() for part in model(torch.from_numpy(x[None])))
+        terms = code[:, None] * model.weight.numpy()
+        bias = model.visible_bias.numpy()
+    kept = np.flatnonzero(code)
+    kept = kept[np.argsort(-np.linalg.norm(terms[kept], axis=1), kind="stable")]
+    mosaic = _mosaic(_pictures(terms[kept], shape), -(-len(kept) // columns), columns)
+    scale = float(np.nanpercentile(np.abs(mosaic), 99.5))
+    panels = (
+        ("bias b'", bias.reshape(shape), "gray", 0, 1),
+        (f"+ the {len(kept)} terms z w of the kept units", mosaic, "RdBu_r", -scale, scale),
+        ("= reconstruction x̂", reconstruction.reshape(shape), "gray", 0, 1),
+        ("image x", x.reshape(shape), "gray", 0, 1),
+    )
+    figure, axes = plt.subplots(1, 4, figsize=(11, 4.2), layout="constrained", width_ratios=[1, 1.7, 1, 1])
+    for axis, (title, image, colours, low, high) in zip(axes, panels, strict=True):
+        axis.imshow(image, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
+        axis.set_title(title, fontsize=11)
+        axis.set_axis_off()
+    return figure
+
+
+def error_against_k(study: Study) -> Figure:
+    """Test error of Table 1's k-sparse rows against k, with 95% intervals, and the paper's points."""
+    table = error_table(study, 1).set_index("key")
+    encoders: dict[str, Any] = {row.key: row.at(0).encoder for row, committed, _ in study.rows(1) if committed}
+    ks = {key: run.method.k for key, run in encoders.items() if run is not None and run.method.kind == "train"}
+    figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    for label, name in (("fixed k", "k{}_fixed"), ("k falls during training", "k{}")):
+        points = sorted((k, key) for key, k in ks.items() if key == name.format(k))
+        found = table.loc[[key for _, key in points]]
+        half = (found["error_ci_high"] - found["error_ci_low"]) / 2
+        axis.errorbar([k for k, _ in points], found["error_mean"], half, fmt="o-", capsize=3, label=label)
+    paper = table.loc[[f"k{k}" for k in sorted(set(ks.values()))], "paper_error"]
+    axis.plot(sorted(set(ks.values())), paper, "s:", color="0.4", label="the paper, 5000 epochs")
+    axis.set(xlabel="k", ylabel="test error (%)", ylim=(0, None), xscale="log")
+    axis.set_xticks(sorted(set(ks.values())), labels=sorted(set(ks.values())), minor=False)
+    axis.minorticks_off()
+    axis.legend()
+    sns.despine(figure)
     return figure
 
 
@@ -207,55 +263,50 @@ def finetuning_curves(rows: list[tuple[str, list[StoredRun]]]) -> Figure:
         rows: label and runs, one a seed, of each row.
     """
     figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
-    for colour, (label, stored) in zip(sns.color_palette("tab10", len(rows)), rows, strict=True):
-        mean = pd.DataFrame({i: run.history["validation_error"] for i, run in enumerate(stored)}).mean(axis=1)
-        axis.semilogy(stored[0].history["epoch"] + 1, mean, color=colour, label=label)
-    axis.set(xlabel="epoch", ylabel="validation error (%)")
-    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    curves = pd.concat([run.history.assign(row=label) for label, stored in rows for run in stored])
+    curves["epoch"] += 1
+    sns.lineplot(curves, x="epoch", y="validation_error", hue="row", errorbar=None, palette="tab10", ax=axis)
+    axis.set(xlabel="epoch", ylabel="validation error (%)", yscale="log")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("{x:g}")
+    sns.move_legend(axis, "center left", bbox_to_anchor=(1, 0.5), fontsize=8, title=None)
     sns.despine(figure)
     return figure
 
 
-def alpha_curves(runs: list[tuple[str, list[StoredRun]]]) -> Figure:
-    """Error and reconstruction against α, the best l2 at each α by validation error; thin lines are single seeds.
+def alpha_curves(rows: list[tuple[str, list[StoredRun]]]) -> Figure:
+    """Error and reconstruction against α, the best l2 at each α by validation error; bands reach over the seeds.
 
     Args:
-        runs: label and readouts, one a seed, of each row.
+        rows: label and readouts, one a seed, of each row.
     """
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    runs = [run.history.assign(row=label, run=run.run.run_id) for label, stored in rows for run in stored]
+    trials = pd.concat(runs, ignore_index=True)
+    best = trials.loc[trials.groupby(["run", "alpha"])["validation_error"].idxmin()]
+    for axis, column in zip(axes, ("validation_error", "test_error", "fvu"), strict=True):
+        sns.lineplot(
+            best, x="alpha", y=column, hue="row", hue_order=[label for label, _ in rows], palette="tab20", marker="o",
+            errorbar=("pi", 100), err_kws={"alpha": 0.1}, legend=column == "fvu", ax=axis,
+        )  # fmt: skip
+        axis.set_xticks(sorted(best["alpha"].unique()))
     axes[1].sharey(axes[0])
-    colours = sns.color_palette("tab10", len(runs))
-    for colour, (label, stored) in zip(colours, runs, strict=True):
-        best = [_best_by_alpha(run.history) for run in stored]
-        for axis, column in zip(axes, ("validation_error", "test_error", "fvu"), strict=True):
-            table = pd.DataFrame({i: b[column] for i, b in enumerate(best) if column in b})
-            axis.plot(table.index, table.mean(axis=1), "o-", color=colour, label=label)
-            axis.plot(table.index, table, color=colour, alpha=0.25, linewidth=0.8)
     axes[0].set(xlabel="α", ylabel="error (%)", title="validation (α is chosen here)")
-    axes[1].set(xlabel="α", title="test")
+    axes[1].set(xlabel="α", ylabel="", title="test")
     axes[2].set(xlabel="α", ylabel="FVU", title="reconstruction of validation images")
-    axes[2].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    sns.move_legend(axes[2], "center left", bbox_to_anchor=(1, 0.5), fontsize=8, title=None)
     sns.despine(figure)
     return figure
 
 
-def _best_by_alpha(trials: pd.DataFrame) -> pd.DataFrame:
-    return trials.loc[trials.groupby("alpha")["validation_error"].idxmin()].set_index("alpha")
-
-
-def epoch_curve(curve: list[tuple[ReadoutRun, StoredRun]], paper_error: float) -> Figure:
-    """Test error against length of training; every point is a run of its own with the schedule of its length."""
+def epoch_curve(study: Study) -> Figure:
+    """Test error against length of training; every point is a readout of its own with the schedule of its length."""
     figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    by_start: dict[str, list[tuple[int, float]]] = {}
-    for run, stored in curve:
-        if isinstance(run.encoder, TrainRun) and run.encoder.train.support_dtype == "float32":
-            point = (run.encoder.train.epochs, stored.metrics["test_error"])
-            by_start.setdefault(run.encoder.train.bias_init, []).append(point)
-    for name, points in by_start.items():
-        epochs, errors = zip(*sorted(points), strict=True)
-        axis.semilogx(epochs, errors, "o-", label=f"biases: {name}")
-    axis.axhline(paper_error, color="0.5", linestyle=":", label="the paper, 5000 epochs")
-    axis.set(xlabel="epochs", ylabel="test error (%)", title="k = 25, one seed", ylim=(0, None))
+    table = epoch_table(study)
+    table = table[table["support"] == "float32"].assign(start="biases: " + table["bias_init"])
+    sns.lineplot(table, x="epochs", y="test_error", hue="start", marker="o", ax=axis)
+    axis.axhline(reported()[1, "k25"]["error_percent"], color="0.5", linestyle=":", label="the paper, 5000 epochs")
+    axis.set(ylabel="test error (%)", title="k = 25, one seed", ylim=(0, None), xscale="log")
     axis.legend()
     sns.despine(figure)
     return figure
@@ -300,22 +351,25 @@ def _compared(table: pd.DataFrame) -> pd.DataFrame:
     return table[table.groupby("factor")["is_base"].transform(lambda base: base.any() and not base.all())]
 
 
-def write_figures(study: Study) -> list[Path]:
-    """Write the figures that need no weights; the others are written by their notebooks."""
-    from replication.report.tables import reported, sweep_table
-
-    files = []
+def drawn(study: Study) -> dict[str, Callable[[], Figure]]:
+    """The figures that need no weights, by name, and what draws each; the others are written by their notebooks."""
+    figures: dict[str, Callable[[], Figure]] = {}
     table = sweep_table(study)
     for experiment, part in table.groupby("experiment") if len(table) else ():
         if len(_compared(part)):
-            figure = sweep_figure(part)
-            files += save_figure(figure, study.figures, f"error_against_{experiment}")
-            plt.close(figure)
-    if not (curve := study.curve()):
-        return files
-    paper = reported()
-    best = float(paper.loc[(paper["table"] == 1) & (paper["variant"] == "k=25"), "error_percent"].iloc[0])
-    figure = epoch_curve(curve, best)
-    files += save_figure(figure, study.figures, "error_against_epochs")
-    plt.close(figure)
+            figures[f"error_against_{experiment}"] = partial(sweep_figure, part)
+    if study.curve():
+        figures["error_against_epochs"] = partial(epoch_curve, study)
+    if any(one.committed for one in study.rows(1) if one.row.key == "k25_fixed"):
+        figures["error_against_k"] = partial(error_against_k, study)
+    return figures
+
+
+def write_figures(study: Study) -> list[Path]:
+    """Write the figures of ``drawn``."""
+    files = []
+    for name, draw in drawn(study).items():
+        figure = draw()
+        files += save_figure(figure, study.figures, name)
+        plt.close(figure)
     return files

@@ -1,4 +1,4 @@
-"""Whether what is committed is what the stored runs and the sources give."""
+"""Whether what is committed is what the committed runs and the sources give, and all of it."""
 
 from __future__ import annotations
 
@@ -8,63 +8,95 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from replication.notebook import SENTINEL
-from replication.plan import shown
-from replication.report.readme import readme_text
-from replication.report.texts import report_texts
+from replication.code_digest import is_current
+from replication.experiments.base import Experiment
+from replication.report.blocks import filled
+from replication.report.figures import drawn
+from replication.report.write import report_texts
+from replication.runs import RunStore, StoreError
 from replication.study import Study, project_root
+
+_OF_A_RUN = {"config.json", "metrics.json", "history.csv", "weights.safetensors"}
 
 
 def stale(study: Study) -> list[str]:
-    """One sentence for each table, README part or executed notebook that is missing or out of date.
+    """One sentence for each committed table, document or executed notebook that is out of date, or that nothing writes.
 
-    An executed notebook is due once every run it reads is stored.
+    An executed notebook is due once every run it shows is committed. What the reader's own runs wrote is not looked at.
     """
+    study = Study(study.profile, study.seeds, results=study.evidence_root, evidence=study.evidence_root)
+    root = study.evidence_root.parent
+    texts = report_texts(study)
     found = [
-        f"{_name(path)} is missing or out of date: run 'ksae report --profile {study.plan.profile}'."
-        for path, text in report_texts(study).items()
+        f"{path.relative_to(root)} is missing or out of date: run 'ksae report --profile {study.profile}'."
+        for path, text in texts.items()
         if not path.exists() or path.read_text(encoding="utf-8") != text
     ]
-    readme, text = readme_text(study.folder.parent)
-    if readme.read_text(encoding="utf-8") != text:
-        found.append("README.md shows other numbers than the stored runs: run 'ksae report'.")
-    for experiment in study.plan.experiments:
-        executed = study.notebooks / f"{experiment.executed}.ipynb"
-        due = experiment.notebook and all(study.store.has(run) for run in shown(experiment, study.plan.experiments))
-        source = project_root() / "notebooks" / f"{experiment.notebook}.ipynb"
-        if (due or executed.exists()) and (reason := _notebook_fault(source, executed, study.data_name(experiment))):
-            found.append(f"{_name(executed)} {reason}: run 'ksae reproduce --profile {study.plan.profile}'.")
+    found += [
+        f"{path.relative_to(root)} shows other numbers than the committed runs: run 'ksae report'."
+        for path, text in filled(root).items()
+        if path.read_text(encoding="utf-8") != text
+    ]
+    stored = set(study.evidence.names())
+    for one in study.experiments:
+        executed = study.notebooks / f"{one.executed}.ipynb"
+        others = [other for other in study.experiments if one.name in other.shown_in and one.data == other.data]
+        due = one.notebook and all(run.run_id in stored for part in (one, *others) for run in part.runs())
+        if (due or executed.exists()) and (reason := _notebook_fault(one, study.profile, executed)):
+            found.append(f"{executed.relative_to(root)} {reason}: run 'ksae reproduce --profile {study.profile}'.")
+    found += [f"{path.relative_to(root)} is written by nothing: delete it." for path in _orphans(study, set(texts))]
     return found
 
 
-def _notebook_fault(source: Path, executed: Path, dataset: str) -> str | None:
+def code_state(store: RunStore) -> tuple[int, list[str]]:
+    """How many runs a store has, and the ids of those that are of other code than what is here."""
+    names = store.names()
+    return len(names), [name for name in names if not is_current(store.read(name))]
+
+
+def _notebook_fault(experiment: Experiment, profile: str, executed: Path) -> str | None:
     if not executed.exists():
         return "is missing"
     done = json.loads(executed.read_text(encoding="utf-8"))
-    if _sources(json.loads(source.read_text(encoding="utf-8"))) != _sources(done):
+    source = project_root() / "notebooks" / f"{experiment.notebook}.ipynb"
+    if list(_sources(json.loads(source.read_text(encoding="utf-8")))) != list(_sources(done)):
         return "was executed from another version of the notebook"
-    # The injected parameters come after those of the source.
-    named = re.findall(
-        r'^dataset = "(\w+)"', "\n".join("".join(cell["source"]) for cell in done["cells"]), re.MULTILINE
-    )
-    if named and named[-1] != dataset:
-        return f"was executed on {named[-1]}, not on {dataset}"
-    outputs = [output for cell in done["cells"] for output in cell.get("outputs", [])]
-    if any(output["output_type"] == "error" for output in outputs):
+    text = "\n".join("".join(cell["source"]) for cell in done["cells"])
+    for name, wanted in (("profile", profile), ("dataset", experiment.data)):
+        # The injected parameters come after those of the source.
+        named = re.findall(rf'^{name}(?:: *\w+)? = "(\w+)"', text, re.MULTILINE)
+        if named and named[-1] != wanted:
+            return f"was executed on {named[-1]}, not on {wanted}"
+    code = [cell for cell in done["cells"] if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
+    if any(output["output_type"] == "error" for cell in code for output in cell["outputs"]):
         return "holds an error"
-    if SENTINEL not in "".join("".join(output.get("text", "")) for output in outputs):
+    if any(cell["execution_count"] is None for cell in code):
         return "did not run to its end"
     return None
 
 
-def _sources(notebook: dict[str, Any]) -> list[str]:
-    def text(cells: list[dict[str, Any]]) -> Iterator[str]:
-        for cell in cells:
-            if "injected-parameters" not in cell["metadata"].get("tags", []):
-                yield "".join(cell["source"])
-
-    return list(text(notebook["cells"]))
+def _sources(notebook: dict[str, Any]) -> Iterator[str]:
+    for cell in notebook["cells"]:
+        if "injected-parameters" not in cell["metadata"].get("tags", []):
+            yield "".join(cell["source"])
 
 
-def _name(path: Path) -> str:
-    return str(path.relative_to(path.parents[3]))
+def _orphans(study: Study, texts: set[Path]) -> Iterator[Path]:
+    """Files of the profile that no run, table, figure or notebook accounts for; work in progress is left out."""
+    names = {name for one in study.experiments for name in one.figures} | set(drawn(study))
+    known = texts | {study.figures / f"{name}{suffix}" for name in names for suffix in (".png", ".svg")}
+    known |= {study.notebooks / f"{one.executed}.ipynb" for one in study.experiments}
+    for path in sorted(study.folder.rglob("*")):
+        first, *rest = path.relative_to(study.folder).parts
+        if not path.is_file() or path in known or first.startswith(".") or (first == "runs" and rest[0][0] == "."):
+            continue
+        if first != "runs" or len(rest) != 2 or rest[1] not in _OF_A_RUN or not _is_run(study, rest[0]):
+            yield path
+
+
+def _is_run(study: Study, name: str) -> bool:
+    try:
+        study.evidence.read(name)
+    except StoreError:
+        return False
+    return True

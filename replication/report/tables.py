@@ -1,4 +1,4 @@
-"""Error tables with intervals and verdicts, as CSV (the contract), Markdown and LaTeX."""
+"""The paper's tables with our numbers, intervals and verdicts; tables of lengths, searches and sweeps."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +14,15 @@ import pandas as pd
 from scipy import stats
 
 from ksae_lib.training import TrainConfig
+from replication.experiments.base import Row
 from replication.judge.finetune import FinetuneConfig
-from replication.plan import BaselineRun, FinetuneRun, Run, Supervised, TrainRun, stack
-from replication.runs import StoredRun
-from replication.study import Study, project_root
+from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, Run, StoredRun, stack
+from replication.study import Shown, Study, project_root
 
 COLUMNS = [
     *("table", "dataset", "method", "variant", "paper_error"),
     *("error_mean", "error_ci_low", "error_ci_high", "n_seeds", "val_error_mean"),
-    *("selected", "run_ids", "verdict", "source"),
+    *("selected", "run_ids", "verdict", "source", "key"),
 ]
 FEWEST_SEEDS = 3
 INTERVAL_NOTE = (
@@ -36,12 +34,20 @@ INTERVAL_NOTE = (
 
 
 @lru_cache(maxsize=1)
-def reported() -> pd.DataFrame:
-    """The paper's own figures (``data/paper/reported.csv``)."""
-    return pd.read_csv(project_root() / "data" / "paper" / "reported.csv", dtype={"variant": "string"})
+def reported() -> dict[tuple[int, str], dict[str, Any]]:
+    """The paper's own rows (``data/paper/reported.csv``) by table and key."""
+    file = project_root() / "data" / "paper" / "reported.csv"
+    rows = pd.read_csv(file, keep_default_na=False).to_dict("records")
+    return {(row["table"], row["key"]): {str(name): value for name, value in row.items()} for row in rows}
 
 
-def interval(errors: list[float], test_images: int) -> tuple[float, float]:
+def paper_error(row: Row) -> float | None:
+    """The paper's figure for a row in percent; None where it has none, and for a stand-in of its data."""
+    known = reported().get((row.table, row.paper or ""))
+    return None if known is None or row.data.is_stand_in else float(known["error_percent"])
+
+
+def interval(errors: Sequence[float], test_images: int) -> tuple[float, float]:
     """95% interval of the mean test error in percent, see ``INTERVAL_NOTE``.
 
     Args:
@@ -55,7 +61,7 @@ def interval(errors: list[float], test_images: int) -> tuple[float, float]:
     return max(0.0, mean - half), min(100.0, mean + half)
 
 
-def verdict(paper: float | None, low: float, high: float, runs: Sequence[Supervised]) -> str:
+def verdict(paper: float | None, low: float, high: float, runs: Sequence[Run]) -> str:
     """Verdict on the paper's figure, by the rule in ``INTERVAL_NOTE``.
 
     Args:
@@ -65,8 +71,7 @@ def verdict(paper: float | None, low: float, high: float, runs: Sequence[Supervi
     """
     if paper is None or not runs or not runs[0].data.is_whole or runs[0].data.is_stand_in:
         return "not tested"
-    tuned = isinstance(runs[0], FinetuneRun)
-    few = len(runs) < FEWEST_SEEDS and (tuned or runs[0].encoder is not None)
+    few = len(runs) < FEWEST_SEEDS and runs[0].seed is not None
     if few or shorter_than_the_paper(runs[0]):
         return "inconclusive"
     return "validated" if low <= paper <= high else "contradicted"
@@ -76,52 +81,55 @@ def shorter_than_the_paper(run: Run) -> bool:
     """Whether anything in the run was trained for fewer epochs than in the paper."""
     if isinstance(run, FinetuneRun) and run.finetune.epochs < FinetuneConfig.epochs:
         return True
-    encoders = stack(run if isinstance(run, TrainRun | BaselineRun) else run.encoder)
-    settings = [e.train if isinstance(e, TrainRun) else e.baseline for e in encoders]
-    return any(getattr(s, "epochs", TrainConfig.epochs) < TrainConfig.epochs for s in settings)
+    encoders = stack(run if isinstance(run, EncoderRun) else run.encoder)
+    return any(0 < one.method.epochs < TrainConfig.epochs for one in encoders)
+
+
+def shown_rows(study: Study, table: int) -> list[Shown]:
+    """The rows of a table on one data set: of NORB and its stand-in the first that has runs."""
+    shown = study.rows(table)
+    with_runs = [one.row.data.name for one in shown if one.committed or one.own] or [shown[0].row.data.name]
+    name = "norb" if "norb" in with_runs else with_runs[0]
+    return [one for one in shown if one.row.data.name == name]
 
 
 def error_table(study: Study, table: int) -> pd.DataFrame:
-    """One of the paper's tables with our numbers beside (columns: ``COLUMNS``); a stand-in has none of the paper's."""
+    """One of the paper's tables with our numbers beside, from the committed runs; a stand-in has none of the paper's.
+
+    Returns:
+        ``COLUMNS``; where the reader has runs of their own, also ``own_error_mean`` and ``own_n_seeds``.
+    """
+    shown = shown_rows(study, table)
     records = []
-    for row, runs in study.rows(table):
-        data, summary = row.runs[0].data, _summary(runs)
-        paper = _reported_error(table, data.title, row.method, row.variant)
+    for row, committed, own in shown:
+        summary, paper = _summary(committed), paper_error(row)
+        low, high = summary.get("error_ci_low", math.nan), summary.get("error_ci_high", math.nan)
         records.append(
             {
-                "table": table,
-                "dataset": data.title,
-                "method": row.method,
-                "variant": row.variant,
-                "paper_error": paper,
-                **summary,
-                "verdict": verdict(paper, summary["error_ci_low"], summary["error_ci_high"], row.runs[: len(runs)]),
-                "source": "stand-in" if data.is_stand_in else "replicated",
+                "table": table, "dataset": row.data.title, "method": row.method, "variant": row.variant,
+                "paper_error": paper, **summary,
+                "verdict": verdict(paper, low, high, [run.run for run in committed]),
+                "source": "stand-in" if row.data.is_stand_in else "replicated", "key": row.key,
+                "own_error_mean": _summary(own)["error_mean"], "own_n_seeds": len(own),
             }
-        )
-    for quoted in study.quoted(table):
-        paper = _reported_error(table, quoted.dataset, quoted.method, quoted.variant)
-        said = {"paper_error": paper, **_summary([]), "verdict": "not tested", "source": "quoted"}
-        records.append({**asdict(quoted), **said})
-    return pd.DataFrame(records, columns=COLUMNS)
-
-
-def _reported_error(table: int, dataset: str, method: str, variant: str) -> float | None:
-    paper = reported()
-    known = paper[(paper["table"] == table) & (paper["dataset"] == dataset) & (paper["method"] == method)]
-    # A row beside one of the paper's has its variant and, after a comma, what is different.
-    variants = known["variant"].fillna("")
-    known = pd.concat([known[variants == variant], known[variants == variant.partition(",")[0]]])
-    return float(known["error_percent"].iloc[0]) if len(known) else None
+        )  # fmt: skip
+    of_table = [one for one in study.experiments if any(row.table == table for row in one.rows)]
+    for key in dict.fromkeys(key for one in of_table for key in one.quoted):
+        said = reported()[table, key]
+        records.append(
+            {
+                "table": table, "dataset": said["dataset"], "method": said["method"], "variant": said["variant"],
+                "paper_error": float(said["error_percent"]), **_summary([]),
+                "verdict": "not tested", "source": "quoted", "key": key, "own_n_seeds": 0,
+            }
+        )  # fmt: skip
+    own_columns = ["own_error_mean", "own_n_seeds"] if any(one.own for one in shown) else []
+    return pd.DataFrame(records, columns=[*COLUMNS, *own_columns])
 
 
 def _summary(runs: list[StoredRun]) -> dict[str, Any]:
-    nan = float("nan")
     if not runs:
-        return {
-            "error_mean": nan, "error_ci_low": nan, "error_ci_high": nan, "n_seeds": 0,
-            "val_error_mean": nan, "selected": "{}", "run_ids": "",
-        }  # fmt: skip
+        return {"error_mean": math.nan, "n_seeds": 0, "selected": "{}", "run_ids": ""}
     errors = [run.metrics["test_error"] for run in runs]
     low, high = interval(errors, runs[0].metrics["test_images"])
     return {
@@ -135,28 +143,72 @@ def _summary(runs: list[StoredRun]) -> dict[str, Any]:
     }
 
 
+def _usual(selected: list[dict[str, float]]) -> str:
+    """What validation chose most often, as JSON."""
+    return Counter(json.dumps(chosen, sort_keys=True) for chosen in selected).most_common(1)[0][0]
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of an error table a reader wants, formatted; with the source of each row if not all are of MNIST."""
+
+    def number(value: float) -> str:
+        return "–" if pd.isna(value) else f"{value:.2f}"
+
+    def interval_text(low: float, high: float) -> str:
+        return "–" if pd.isna(low) else f"{low:.2f} – {high:.2f}"
+
+    shown = table[["method", "variant"]].rename(columns=str.title)
+    shown["Paper"] = table["paper_error"].map(number)
+    shown["Ours"] = table["error_mean"].map(number)
+    shown["95% interval"] = list(map(interval_text, table["error_ci_low"], table["error_ci_high"]))
+    shown["Seeds"] = table["n_seeds"]
+    if "own_error_mean" in table:
+        yours = table["own_error_mean"].map(number) + " (" + table["own_n_seeds"].astype(str) + ")"
+        shown["Yours"] = yours.where(table["own_n_seeds"] > 0, "–")
+    shown["Chosen on validation"] = table["selected"].map(_chosen)
+    shown["Verdict"] = table["verdict"]
+    if not (table["dataset"] == "MNIST").all():
+        named = table["source"] + ", " + table["dataset"]
+        shown["Source"] = table["dataset"].where(table["source"] == "stand-in", named)
+    return shown
+
+
+def _chosen(selected: str) -> str:
+    return ", ".join(f"{'α' if name == 'alpha' else name} = {v:g}" for name, v in json.loads(selected).items())
+
+
+def table_title(study: Study, table: int) -> str:
+    """Which of the paper's tables, on which data."""
+    return f"Table {table}, {shown_rows(study, table)[0].row.data.title}"
+
+
+def net_title(run: Any, live_units: int) -> str:
+    """What a reader has to know of a k-sparse autoencoder: k, start, schedule, seed and how many units are in use."""
+    net: Any = run.method
+    falls = "fixed k" if net.k_start is None else f"k falls from {net.k_start}"
+    return f"k = {net.k}: {net.bias_init} start, {falls}, seed {net.seed}, {live_units} of {net.units} units live"
+
+
 def epoch_table(study: Study) -> pd.DataFrame:
     """Error against length of training, a row a run; live units of all training images, FVU of validation images."""
     records = []
-    for run, readout in study.curve():
-        assert isinstance(run.encoder, TrainRun)
-        encoder = study.store.load(run.encoder)
-        t = run.encoder.train
+    for readout in study.curve():
+        assert isinstance(readout.run, ReadoutRun) and readout.run.encoder is not None
+        encoder = study.find(readout.run.encoder)
+        if encoder is None:
+            continue
+        net: Any = readout.run.encoder.method
+        metrics = encoder.metrics
         records.append(
             {
-                "k": t.k,
-                "bias_init": t.bias_init,
-                "support": t.support_dtype,
-                "epochs": t.epochs,
+                "k": net.k, "bias_init": net.bias_init, "support": net.support_dtype, "epochs": net.epochs,
                 "test_error": round(readout.metrics["test_error"], 2),
                 "val_error": round(readout.metrics["validation_error"], 2),
                 "selected": json.dumps(readout.metrics["selected"], sort_keys=True),
-                "live_units": encoder.metrics["live_units"],
-                "fvu": round(encoder.metrics["validation"]["fvu"], 4),
-                "training_minutes": round(encoder.metrics["wall_seconds"] / 60, 1),
-                "run_id": run.run_id,
+                "live_units": metrics["live_units"], "fvu": round(metrics["validation"]["fvu"], 4),
+                "training_minutes": round(metrics["wall_seconds"] / 60, 1), "run_id": readout.run.run_id,
             }
-        )
+        )  # fmt: skip
     return pd.DataFrame(records)
 
 
@@ -165,24 +217,21 @@ def search_table(study: Study) -> pd.DataFrame:
 
     ``at_edge`` names the settings of a trial than which nothing smaller or nothing larger was tried, all else equal.
     """
-    records = [
-        {
-            "data": run.data.title,
-            "method": search.method,
-            "variant": search.variant,
-            "trial": json.dumps(settings, sort_keys=True),
-            "val_error": round(study.store.load(run).metrics["validation_error"], 2),
-            "at_edge": ", ".join(_at_edge(settings, [tried for tried, _ in search.trials])),
-            "run_id": run.run_id,
-        }
-        for experiment in study.plan.experiments
-        for search in experiment.searches
-        for settings, run in search.trials
-        if study.store.has(run)
-    ]
-    table = pd.DataFrame(records, columns=["data", "method", "variant", "trial", "val_error", "at_edge", "run_id"])
-    table["row"] = table.groupby(["data", "method", "variant"], sort=False).ngroup()
-    return table.sort_values(["row", "val_error"], kind="stable").drop(columns="row")
+    parts: list[dict[str, Any]] = []
+    for search, stored in study.searches():
+        tried = [settings for settings, _ in search.trials]
+        records: list[dict[str, Any]] = [
+            {
+                "data": run.run.data.title, "method": search.row.method, "variant": search.row.variant,
+                "trial": json.dumps(settings, sort_keys=True),
+                "val_error": round(run.metrics["validation_error"], 2),
+                "at_edge": ", ".join(_at_edge(settings, tried)), "run_id": run.run.run_id,
+            }
+            for settings, run in zip(tried, stored, strict=True)
+            if run is not None
+        ]  # fmt: skip
+        parts += sorted(records, key=lambda record: record["val_error"])
+    return pd.DataFrame(parts)
 
 
 def _at_edge(settings: dict[str, Any], tried: list[dict[str, Any]]) -> list[str]:
@@ -191,8 +240,7 @@ def _at_edge(settings: dict[str, Any], tried: list[dict[str, Any]]) -> list[str]
     for name, value in settings.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
-        rest = {k: v for k, v in settings.items() if k != name}
-        values = {t[name] for t in tried if name in t and {k: v for k, v in t.items() if k != name} == rest}
+        values = {trial[name] for trial in tried if name in trial and {**trial, name: value} == settings}
         if len(values) > 1 and value in (min(values), max(values)):
             found.append(name)
     return found
@@ -208,9 +256,8 @@ def sweep_table(study: Study) -> pd.DataFrame:
     base = {(e, sweep.factor): _by_seed(stored) for e, sweep, value, stored in points if value == sweep.base}
     records = []
     for experiment, sweep, value, stored in points:
-        errors = _by_seed(stored)
         beside = base.get((experiment, sweep.factor), {})
-        differences = np.array([error - beside[seed] for seed, error in errors.items() if seed in beside])
+        differences = np.array([error - beside[seed] for seed, error in _by_seed(stored).items() if seed in beside])
         n = len(differences)
         if n == 0:
             continue
@@ -244,43 +291,6 @@ def _words(value: Any) -> str:
     return " or ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
 
 
-def _usual(selected: list[dict[str, float]]) -> str:
-    """What validation chose most often, as JSON."""
-    return Counter(json.dumps(chosen, sort_keys=True) for chosen in selected).most_common(1)[0][0]
-
-
-def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns of an error table a reader wants, formatted; with the source of each row if not all are of MNIST."""
-
-    def number(value: float) -> str:
-        return "–" if pd.isna(value) else f"{value:.2f}"
-
-    shown = pd.DataFrame(
-        {
-            "Method": table["method"],
-            "Variant": table["variant"],
-            "Paper": table["paper_error"].map(number),
-            "Ours": table["error_mean"].map(number),
-            "95% interval": [
-                "–" if pd.isna(low) else f"{low:.2f} – {high:.2f}"
-                for low, high in zip(table["error_ci_low"], table["error_ci_high"], strict=True)
-            ],
-            "Seeds": table["n_seeds"],
-            "Chosen on validation": [_chosen(text) for text in table["selected"]],
-            "Verdict": table["verdict"],
-        }
-    )
-    if not (table["dataset"] == "MNIST").all():
-        named = table["source"] + ", " + table["dataset"]
-        shown["Source"] = table["dataset"].where(table["source"] == "stand-in", named)
-    return shown
-
-
-def _chosen(selected: str) -> str:
-    names = {"alpha": "α", "l2": "l2"}
-    return ", ".join(f"{names.get(name, name)} = {value:g}" for name, value in json.loads(selected).items())
-
-
 def markdown(table: pd.DataFrame) -> str:
     """A data frame as a Markdown table."""
     lines = ["| " + " | ".join(map(str, table.columns)) + " |", "|" + "---|" * len(table.columns)]
@@ -292,37 +302,3 @@ def latex(table: pd.DataFrame) -> str:
     """A readable error table as LaTeX (booktabs)."""
     text = table.to_latex(index=False, escape=True)
     return text.replace("α", r"$\alpha$").replace("–", "--")
-
-
-def table_title(study: Study, number: int) -> str:
-    """Which of the paper's tables, on which data."""
-    row = next(row for e in study.plan.experiments for row in e.rows if row.table == number)
-    return f"Table {number}, {row.runs[0].data.title}"
-
-
-def table_texts(study: Study) -> dict[Path, str]:
-    """Every table file of the profile and its text, from the runs in the store."""
-    texts = {}
-    for number in sorted({row.table for e in study.plan.experiments for row in e.rows}):
-        table = error_table(study, number)
-        heading = f"{table_title(study, number)}, profile {study.plan.profile}. {INTERVAL_NOTE}\n\n"
-        base = study.tables / f"table{number}"
-        texts[base.with_suffix(".csv")] = table.to_csv(index=False, lineterminator="\n")
-        texts[base.with_suffix(".md")] = heading + markdown(readable(table))
-        texts[base.with_suffix(".tex")] = "% " + heading.strip() + "\n" + latex(readable(table))
-    curve = epoch_table(study)
-    if len(curve):
-        base = study.tables / "error_against_epochs"
-        texts[base.with_suffix(".csv")] = curve.to_csv(index=False, lineterminator="\n")
-        texts[base.with_suffix(".md")] = markdown(curve.drop(columns="run_id"))
-    swept = sweep_table(study)
-    if len(swept):
-        base = study.tables / "error_against_settings"
-        texts[base.with_suffix(".csv")] = swept.to_csv(index=False, lineterminator="\n")
-        texts[base.with_suffix(".md")] = markdown(swept.drop(columns="run_ids"))
-    searched = search_table(study)
-    if len(searched):
-        base = study.tables / "search"
-        texts[base.with_suffix(".csv")] = searched.to_csv(index=False, lineterminator="\n")
-        texts[base.with_suffix(".md")] = markdown(searched.drop(columns="run_id"))
-    return texts

@@ -199,13 +199,15 @@ def test_partial_fit_goes_on_after_fit_with_new_examples_and_rates(digits: np.nd
 def test_divergence_leaves_the_state_before_it(digits: np.ndarray) -> None:
     unfitted = coder(scale=100.0)
     for method in (unfitted.fit, unfitted.partial_fit):
-        with pytest.raises(DivergenceError, match="^Training (in call 1 of partial_fit )?diverged"):
+        with pytest.raises(DivergenceError, match="^Training diverged"):
             method(digits)
         with pytest.raises(NotFittedError):
             unfitted.transform(digits)
     stepwise = coder().partial_fit(digits)
     codes = stepwise.transform(digits)
-    with pytest.raises(DivergenceError, match="in call 2 of partial_fit"):
+    with pytest.raises(
+        DivergenceError, match=r"Training diverged: .* in epoch 1 \(counted from 0\) at learning rate 10000"
+    ):
         stepwise.set_params(learning_rate=1e4).partial_fit(digits)
     assert np.array_equal(stepwise.transform(digits), codes)
     assert stepwise.n_iter_ == 1
@@ -229,13 +231,12 @@ def test_fitted_estimators_survive_pickling_and_cloning(fitted: KSparseCoder, di
         ({"k": 0}, "k = 0 is not possible with 100 hidden units"),
         ({"units": "many"}, "units = many is not possible"),
         ({"alpha": 0.5}, "alpha = 0.5 is not possible"),
-        ({"alpha": "two"}, "alpha = 'two' is not possible"),
+        ({"alpha": "two"}, "alpha = two is not possible"),
         ({"k_start": "all"}, "k_start = all is not possible with 100 hidden units"),
         ({"code_mode": "all"}, "code_mode = 'all' is unknown: choose one of k, alpha_k, dense, dense_relu, threshold"),
         ({"momentum": 1.0}, "momentum = 1.0 is not possible"),
         ({"scale": "large"}, "scale = 'large' is not possible: choose 'auto' or a positive number"),
         ({"scale": 0.0}, "scale = 0.0 is not possible"),
-        ({"sparse_output": "yes"}, "sparse_output = 'yes' is not possible: choose True or False"),
         ({"engine": "abacus"}, "engine = 'abacus' is unknown: choose one of auto, gpu, cpu, reference"),
     ],
 )

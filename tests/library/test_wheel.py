@@ -91,4 +91,4 @@ def test_the_commands_work_and_the_studys_say_what_they_need(installed: Path, tm
     said = [line for line in done.stderr.splitlines() if line.startswith("ksae: ")]
     assert [line.split("'")[1] for line in said] == ["reproduce", "run", "notebook", "data", "report"]
     assert all(sentence in line for line in said)
-    assert "200 codes of 40 units, 5 not zero on average" in done.stdout
+    assert "codes.npz: 200 codes of 40 units" in done.stdout

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from replication.plan import FinetuneRun, ReadoutRun, Row, load_plan
-from replication.report.claims import _KINDS, _Evidence, claims, compare, paired_table
-from replication.report.texts import report_texts
-from replication.runs import StoredRun
+from replication.report.claims import CLAIMS, Evidence, _faster, claims
+from replication.report.paired import compare, paired_table
+from replication.report.write import report_texts
+from replication.runs import ReadoutRun, StoredRun
 from replication.study import Study
 
 IMAGES = 10_000
@@ -50,64 +51,66 @@ def test_the_same_mistakes_make_no_difference() -> None:
     assert compare([stored(0.02)], [stored(0.02)]) == (0, 0, 0, 1)
 
 
+def evidence(folder: Path) -> Study:
+    return Study("quick", results=folder, evidence=folder)
+
+
 def put(
-    study: Study, name: str, errors: list[float], by_alpha: dict[float, float] | None = None, dataset: str = "mnist"
+    study: Study,
+    table: int,
+    key: str,
+    errors: list[float],
+    by_alpha: dict[float, float] | None = None,
+    data: str = "mnist",
 ) -> None:
-    """Store made-up runs, one a seed, for the row of that name."""
-    experiments = [e for e in load_plan(study.plan.profile, len(errors)).experiments if e.dataset == dataset]
-    (row,) = [row for e in experiments for row in e.rows if " | ".join(filter(None, (row.method, row.variant))) == name]
+    """Store made-up runs, one a seed, for the row of that key."""
+    (row,) = [shown.row for shown in study.rows(table, data) if shown.row.key == key]
     history = pd.DataFrame({"alpha": list(by_alpha or {1.0: 1.0}), "validation_error": (by_alpha or {1: 1}).values()})
-    for seed, (run, error) in enumerate(zip(row.runs, errors, strict=False)):
+    for seed, error in enumerate(errors):
         jitter = np.random.default_rng(seed).normal(0, 0.01, len(history))
         shifted = history.assign(validation_error=history["validation_error"] + jitter)
-        study.store.save(
-            run, stored(error / 100, seed * 100 + len(name)).metrics | {"seed": seed}, shifted, replace=True
-        )
-
-
-def test_claims_on_the_stand_in_say_so(tmp_path: Path) -> None:
-    records = [record for record in claims(Study("quick", tmp_path)) if "toy" in record["id"]]
-    assert [record["id"].split()[0] for record in records] == ["C3", "C5", "C8"]
-    for record in records:
-        assert record["id"].endswith("on toy NORB (stand-in)") and record["claim"].startswith("Toy NORB (stand-in): ")
+        name = len(row.label)
+        study.store.save(row.at(seed), stored(error / 100, seed * 100 + name).metrics | {"seed": seed}, shifted)
 
 
 def verdicts(study: Study) -> dict[str, str]:
     return {record["id"]: record["verdict"] for record in claims(study)}
 
 
-def rows(study: Study, *tables: int) -> list[Row]:
-    return [row for e in study.plan.experiments for row in e.rows if row.table in tables]
+def test_the_stand_in_is_no_evidence(tmp_path: Path) -> None:
+    study = evidence(tmp_path)
+    for table, best in ((2, "k150"), (4, "deep_k_sparse")):
+        for shown in study.rows(table, "toy_norb"):
+            put(study, table, shown.row.key, [1.5 if shown.row.key == best else 3.0] * 3, data="toy_norb")
+    assert "toy" not in json.dumps(claims(study))
+    got = verdicts(study)
+    assert (got["C3"], got["C8 on NORB"], got["C5 on NORB"]) == ("not tested",) * 3
+    for shown in study.rows(4, "norb"):
+        put(study, 4, shown.row.key, [1.5 if shown.row.key == "deep_k_sparse" else 3.0] * 3, data="norb")
+    assert verdicts(study)["C8 on NORB"] == "validated"
 
 
 def test_verdicts_follow_from_the_runs(tmp_path: Path) -> None:
-    study = Study("quick", tmp_path)
+    study = evidence(tmp_path)
     without_runs = {name: said for name, said in verdicts(study).items() if name != "C13"}
     assert set(without_runs.values()) == {"not tested"}
-    for row in rows(study, 2, 4):
-        best = "k-sparse autoencoder | k=150", "Deep k-sparse AE + F.T. | k=150, layer-wise pre-training"
-        name = " | ".join(filter(None, (row.method, row.variant)))
-        put(study, name, [1.5 if name in best else 3.0] * 3, dataset="norb")
-    got = verdicts(study)
-    assert (got["C3"], got["C8 on NORB"], got["C5 on NORB"]) == ("not tested",) * 3, "the stand-in is not NORB"
-    assert (got["C3 on toy NORB (stand-in)"], got["C8 on toy NORB (stand-in)"]) == ("validated", "validated")
     curve = {1.0: 2.0, 2.0: 1.8, 3.0: 1.5, 4.0: 1.7}
-    for row in rows(study, 1, 3):
-        name = " | ".join(filter(None, (row.method, row.variant)))
-        put(study, name, [3.0] * 3)
-    put(study, "k-sparse autoencoder | k=25", [1.5] * 3, curve)
-    put(study, "k-sparse AE + F.T. | k=25", [1.5] * 3)
-    put(study, "Deep k-sparse AE + F.T. | k=25, layer-wise pre-training", [1.5] * 3)
+    for table in (1, 3):
+        for shown in study.rows(table):
+            put(study, table, shown.row.key, [3.0] * 3)
+    put(study, 1, "k25", [1.5] * 3, curve)
+    put(study, 3, "k_sparse", [1.5] * 3)
+    put(study, 3, "deep_k_sparse", [1.5] * 3)
     got = verdicts(study)
     assert (got["C1"], got["C2"], got["C4"], got["C14"], got["C9"]) == ("validated",) * 5
     assert got["C7"] == "partially supported"
     assert got["C8"] == "inconclusive"
-    assert got["C5"] == got["C11"] == "not tested"
-    put(study, "k-sparse autoencoder | k=25", [1.5] * 3, {1.0: 2.0, 2.0: 1.4, 3.0: 1.5, 4.0: 1.7})
-    put(study, "k-sparse autoencoder | k=100", [0.5] * 3)
-    put(study, "k-sparse autoencoder | k=10", [1.5] * 3)
-    for name in ("RBM", "Dropout autoencoder | 50% hidden", "Denoising autoencoder | 20% input dropout"):
-        put(study, name, [0.5] * 3)
+    assert got["C5"] == got["C11"] == got["C6"] == got["C12"] == "not tested"
+    put(study, 1, "k25", [1.5] * 3, {1.0: 2.0, 2.0: 1.4, 3.0: 1.5, 4.0: 1.7})
+    put(study, 1, "k100", [0.5] * 3)
+    put(study, 1, "k10", [1.5] * 3)
+    for key in ("rbm", "dropout", "denoising"):
+        put(study, 1, key, [0.5] * 3)
     got = verdicts(study)
     assert (got["C4"], got["C14"], got["C2"]) == ("partially supported", "contradicted", "partially supported")
     assert got["C1"] == "contradicted", "three parts the opposite, two as claimed"
@@ -115,14 +118,22 @@ def test_verdicts_follow_from_the_runs(tmp_path: Path) -> None:
     assert c1["confidence"] == "medium"
     assert c1["deviations"][0].startswith("trained for fewer epochs")
     assert len(c1["evidence"]["findings"]) == 5
-    assert len(c1["evidence"]["run_ids"]) == 3 * 5 + 1
+    assert len(c1["evidence"]["run_ids"]) == 3 * 5 + 1, "three seeds a row, and the pixels"
+
+
+def test_a_readers_own_runs_decide_nothing(tmp_path: Path) -> None:
+    study = Study("quick", results=tmp_path / "own", evidence=tmp_path / "evidence")
+    for shown in study.rows(1):
+        put(study, 1, shown.row.key, [1.5 if shown.row.key == "k25" else 3.0] * 3)
+    assert {verdicts(study)[name] for name in ("C1", "C2", "C14")} == {"not tested"}
 
 
 def test_paired_table_has_every_other_row(tmp_path: Path) -> None:
-    study = Study("quick", tmp_path)
-    for row in rows(study, 1):
-        put(study, " | ".join(filter(None, (row.method, row.variant))), [3.0] * 3)
-    assert len(paired_table(study, 1)) == len(rows(study, 1)) - 1
+    study = evidence(tmp_path)
+    keys = [shown.row.key for shown in study.rows(1)]
+    for key in keys:
+        put(study, 1, key, [3.0] * 3)
+    assert paired_table(study, 1)["key"].tolist() == [key for key in keys if key != "k25"]
     assert len(paired_table(study, 3)) == 0
     text = report_texts(study)[study.folder / "claims.json"]
     assert {"id", "claim", "section", "rule", "verdict", "confidence", "evidence", "notebook", "deviations"} == set(
@@ -130,57 +141,66 @@ def test_paired_table_has_every_other_row(tmp_path: Path) -> None:
     )
 
 
-def test_every_claim_names_rows_and_notebooks_that_exist() -> None:
-    plan = load_plan("quick")
-    assert len({claim.id for claim in plan.claims}) == len(plan.claims) == 17
-    notebooks = {e.notebook for e in plan.experiments}
-    assert {claim.notebook for claim in plan.claims} <= notebooks
-    known = {" | ".join(filter(None, (row.method, row.variant))) for e in plan.experiments for row in e.rows}
+def test_every_claim_names_rows_and_notebooks_that_exist(tmp_path: Path) -> None:
+    study = evidence(tmp_path)
+    ids = [claim.id for claim in CLAIMS]
+    assert len(set(ids)) == len(ids) == 16
+    assert {f"C{number}" for number in range(1, 15)} <= set(ids), "every claim of the paper is listed"
+    assert {claim.notebook for claim in CLAIMS} <= {one.notebook for one in study.experiments}
     named = {
-        name
-        for claim in plan.claims
-        for kind, want in claim.evidence.items()
-        if kind != "encoding"
-        for name in [want.get("row"), *want.get("than", [])]
-        if name is not None
+        (table, data, key)
+        for claim in CLAIMS
+        for check, *asked in claim.checks
+        if check.__name__ == "_lower"
+        for data, table, *keys in [asked]
+        for key in keys
     }
-    assert len(named) > 10 and named <= known
-    assert all(isinstance(run, FinetuneRun) for row in rows(Study("quick"), 3) for run in row.runs)
+    assert len(named) > 20 and named <= set(Evidence(study).rows)
+    assert {claim.id for claim in CLAIMS if not claim.checks} == {"C6", "C12"}
 
 
 def test_fewer_than_three_seeds_of_a_row_decide_nothing(tmp_path: Path) -> None:
-    study = Study("quick", tmp_path)
-    put(study, "k-sparse autoencoder | k=25", [1.5] * 5)
-    put(study, "k-sparse autoencoder | k=100", [3.0] * 2)
+    study = evidence(tmp_path)
+    put(study, 1, "k25", [1.5] * 5)
+    put(study, 1, "k100", [3.0] * 2)
     (c14,) = [record for record in claims(study) if record["id"] == "C14"]
     assert (c14["verdict"], c14["confidence"]) == ("inconclusive", "low")
-    put(study, "k-sparse autoencoder | k=100", [3.0] * 3)
+    put(study, 1, "k100", [3.0] * 3)
     (c14,) = [record for record in claims(study) if record["id"] == "C14"]
     assert (c14["verdict"], c14["confidence"]) == ("validated", "medium")
 
 
+def put_areas(study: Study, areas: dict[int, float], seed: int = 0) -> None:
+    """Store nets of Figure 1 with these median areas by k."""
+    for run in study.experiment("figure1").filters:
+        if run.method.k in areas:
+            seeded = replace(run, method=replace(run.method, seed=seed))
+            metrics = {"effective_area_median": areas[run.method.k], "live_units": 990, "seed": seed}
+            study.store.save(seeded, metrics, pd.DataFrame({"epoch": []}))
+
+
 def test_filters_and_codes_are_compared_by_their_measures(tmp_path: Path) -> None:
-    study = Study("quick", tmp_path)
-    areas = {70: 0.1, 40: 0.2, 25: 0.3, 10: 0.4}
-    for run in study.plan.experiment("filters").filters:
-        study.store.save(run, {"effective_area_median": areas[run.train.k], "seed": 0}, pd.DataFrame({"epoch": []}))
-    for label, encoder in study.plan.experiment("activities").models:
-        metrics = {"sparsity": {"hoyer": 0.9 if label.endswith("15") else 0.5}, "effective_area_median": 0.1, "seed": 0}
-        study.store.save(encoder, metrics, pd.DataFrame({"epoch": []}), replace=True)
+    study = evidence(tmp_path)
+    put_areas(study, {70: 0.1, 40: 0.2, 25: 0.3, 10: 0.4})
+    for label, encoder in study.experiment("figure4").models.items():
+        metrics = {"sparsity": {"hoyer": 0.9 if label.endswith("15") else 0.5}, "seed": 0}
+        study.store.save(encoder, metrics, pd.DataFrame({"epoch": []}))
     got = verdicts(study)
-    assert (got["C5"], got["C11"], got["C5 on toy NORB (stand-in)"]) == ("validated", "validated", "not tested")
-    for run in study.plan.experiment("norb_filters").filters:
-        area = {"effective_area_median": run.train.k / 1000, "seed": 0}
-        study.store.save(run, area, pd.DataFrame({"epoch": []}))
-    got = verdicts(study)
-    assert (got["C5"], got["C5 on toy NORB (stand-in)"], got["C5 on NORB"]) == (
-        "validated",
-        "contradicted",
-        "not tested",
-    )
-    first = study.plan.experiment("filters").filters[-1]
-    study.store.save(first, {"effective_area_median": 0.01, "seed": 0}, pd.DataFrame({"epoch": []}), replace=True)
+    assert (got["C5"], got["C11"], got["C5 on NORB"]) == ("validated", "validated", "not tested")
+    (c5,) = [record for record in claims(study) if record["id"] == "C5"]
+    assert "k = 10: centered start, fixed k, seed 0, 990 of 1000 units live" in c5["evidence"]["findings"][0]
+    put_areas(study, {10: 0.01})
     assert verdicts(study)["C5"] == "partially supported"
+
+
+def test_filters_that_have_not_left_their_start_decide_nothing(tmp_path: Path) -> None:
+    study = evidence(tmp_path)
+    put_areas(study, {70: 0.318, 40: 0.315, 25: 0.320, 10: 0.331})
+    assert verdicts(study)["C5"] == "inconclusive"
+    put_areas(study, {70: 0.10, 40: 0.12, 25: 0.14, 10: 0.16})
+    assert verdicts(study)["C5"] == "validated"
+    put_areas(study, {40: 0.22, 25: 0.04, 10: 0.36}, seed=1)
+    assert verdicts(study)["C5"] == "inconclusive", "seeds differ by more than k does"
 
 
 @pytest.mark.parametrize(
@@ -195,8 +215,8 @@ def test_filters_and_codes_are_compared_by_their_measures(tmp_path: Path) -> Non
 def test_filters_of_patches_must_be_like_gabor_functions_and_more_so_than_noise(
     tmp_path: Path, share: float, control: float, said: str
 ) -> None:
-    study = Study("quick", tmp_path)
-    (run,) = study.plan.experiment("patches").filters
+    study = evidence(tmp_path)
+    (run,) = study.experiment("figure3").filters
     gabor = {"filters": 300, "share": share, "control_share": control}
     study.store.save(run, {"gabor": gabor, "seed": 0}, pd.DataFrame({"epoch": []}))
     assert verdicts(study)["C10"] == said
@@ -206,15 +226,14 @@ def test_encoding_is_fast_if_it_is_so_next_to_every_method_of_the_benchmark(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("replication.report.claims.project_root", lambda: tmp_path)
-    decide = _KINDS["encoding"]
-    store = _Evidence(Study("smoke", tmp_path))
-    want = {"times": 50, "than": ["OMP", "LARS-lasso", "slow"]}
-    assert [finding.sign for finding in decide(store, want)] == [None]
+    store = Evidence(evidence(tmp_path))
+    asked = 50, "OMP", "LARS-lasso", "slow"
+    assert [finding.sign for finding in _faster(store, *asked)] == [None]
     file = tmp_path / "benchmarks" / "results" / "encoding.json"
     file.parent.mkdir(parents=True)
     ratios = {"OMP": 900.0, "LARS-lasso": 49.0, "slow": 0.9}
     methods = {name: {"encoder_over_this": ratio} for name, ratio in ratios.items()}
     file.write_text(json.dumps({"methods": methods}))
-    fast, less, slow = decide(store, want)
+    fast, less, slow = _faster(store, *asked)
     assert (fast.sign, less.sign, slow.sign) == (1, 0, -1)
     assert fast.said == "900 times as many images a second as OMP, wanted are 50"

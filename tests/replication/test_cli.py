@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from ksae_lib.cli import main
 
+from ksae_lib.cli import main
 from ksae_lib.loop import DivergenceError
 from replication import execute
 from replication.code_digest import is_current

@@ -4,10 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from replication.methods.k_sparse import KSparse
 
 from replication import code_digest
 from replication.code_digest import closure, closure_digest, digest_of
+from replication.methods.k_sparse import KSparse
 from replication.runs import EncoderRun, FinetuneRun, ReadoutRun
 
 ENCODER = EncoderRun(method=KSparse())

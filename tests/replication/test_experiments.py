@@ -3,11 +3,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from replication.methods.k_sparse import KSparse
 
 from replication.experiments import experiments
 from replication.experiments.base import PlanError, Row, combinations
 from replication.experiments.profiles import PROFILES, settings
+from replication.methods.k_sparse import KSparse
 from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, Run, from_json, requires, to_json
 from replication.study import Study
 

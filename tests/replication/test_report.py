@@ -7,29 +7,51 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib import pyplot as plt
 
-from ksae_lib import TrainConfig
-from replication.plan import DataConfig, ReadoutRun, TrainRun
-from replication.report import error_table, save_figure, stale, write_texts
-from replication.report.figures import example_panel, filter_mosaic, sweep_figure
-from replication.report.readme import blocks, filled
-from replication.report.tables import COLUMNS, interval, readable, search_table, sweep_table, table_texts, verdict
+from ksae_lib.model import KSparseAutoencoder
+from replication.data.base import DataConfig
+from replication.experiments.base import Row
+from replication.methods.k_sparse import KSparse
+from replication.report.figures import example_panel, filter_mosaic, one_digit, save_figure, sweep_figure
+from replication.report.tables import (
+    COLUMNS,
+    error_table,
+    interval,
+    paper_error,
+    readable,
+    search_table,
+    sweep_table,
+    verdict,
+)
+from replication.report.write import report_texts
+from replication.runs import EncoderRun, ReadoutRun, RunStore
 from replication.study import Study
 
 TRIALS = pd.DataFrame({"alpha": [1.0], "l2": [0.1]})
+METRICS = {"validation_error": 2.0, "test_images": 24_300, "selected": {"l2": 0.1}}
 
 
-def store_errors(study: Study, errors: dict[str, list[float]]) -> None:
-    """Put readouts with made-up errors in the store, one a seed, for the rows of the given variants or methods."""
-    wide = Study(study.plan.profile, study.folder.parent, seeds=5)
-    for row in (row for name in ("features", "beyond") for row in wide.plan.experiment(name).rows):
-        for run, error in zip(row.runs, errors.get(row.variant or row.method, []), strict=False):
-            metrics = {
-                "test_error": error, "validation_error": error + 0.1, "test_images": 10_000,
-                "selected": {"alpha": 3.0, "l2": 3e-05} if run.encoder else {"l2": 1e-4},
-            }  # fmt: skip
-            study.store.save(run, metrics, TRIALS)
+def evidence(profile: str, folder: Path, seeds: int | None = None) -> Study:
+    """A study that writes its evidence to a folder of its own."""
+    return Study(profile, seeds, results=folder, evidence=folder)
+
+
+def row_of(study: Study, table: int, key: str, data: str = "mnist") -> Row:
+    (shown,) = [one for one in study.rows(table, data) if one.row.key == key]
+    return shown.row
+
+
+def store_errors(study: Study, store: RunStore, errors: dict[str, list[float]]) -> None:
+    """Put readouts with made-up errors in a store, one a seed, for rows of Table 1 by key."""
+    for key, of_seeds in errors.items():
+        row = row_of(study, 1, key)
+        for seed, error in enumerate(of_seeds):
+            run = row.at(seed)
+            selected = {"l2": 1e-4} if run.encoder is None else {"alpha": 3.0, "l2": 3e-05}
+            said = {"test_error": error, "validation_error": error + 0.1, "test_images": 10_000, "selected": selected}
+            store.save(run, {**said, "test_mistakes": []}, TRIALS)
 
 
 def test_interval_of_one_run_is_the_binomial_one() -> None:
@@ -51,7 +73,7 @@ def test_interval_adds_seed_spread_and_sampling_in_quadrature() -> None:
 def readouts(seeds: int, epochs: int = 5000, **data: int) -> list[ReadoutRun]:
     part = DataConfig(**data)
     return [
-        ReadoutRun(data=part, encoder=TrainRun(data=part, train=TrainConfig(epochs=epochs, seed=seed)))
+        ReadoutRun(data=part, encoder=EncoderRun(data=part, method=KSparse(epochs=epochs, seed=seed)))
         for seed in range(seeds)
     ]
 
@@ -78,13 +100,11 @@ def test_verdict_follows_the_rule(
 
 
 def test_table_1_keeps_its_contract_and_counts_the_stored_seeds(tmp_path: Path) -> None:
-    study = Study("quick", tmp_path)
-    store_errors(study, {"k=25, as printed": [1.8, 1.9, 1.7], "k=25": [1.4], "Raw pixels": [7.5]})
-    table = error_table(study, 1)
-    assert table.columns.tolist() == COLUMNS
-    table = table[table["method"] != "Random weights"]
-    table = table.set_index(table["variant"].where(table["variant"] != "", table["method"]))
-    three, one, none, pixels = (table.loc[v] for v in ("k=25, as printed", "k=25", "k=10", "Raw pixels"))
+    study = evidence("quick", tmp_path)
+    store_errors(study, study.store, {"k25_printed": [1.8, 1.9, 1.7], "k25": [1.4], "pixels": [7.5]})
+    table = error_table(study, 1).set_index("key")
+    assert [*table.columns, "key"] == COLUMNS
+    three, one, none, pixels = (table.loc[key] for key in ("k25_printed", "k25", "k10", "pixels"))
     assert (three["error_mean"], three["n_seeds"], three["paper_error"]) == (1.8, 3, 1.35)
     assert (three["val_error_mean"], json.loads(three["selected"])["alpha"]) == (1.9, 3)
     assert len(three["run_ids"].split()) == 3
@@ -92,60 +112,44 @@ def test_table_1_keeps_its_contract_and_counts_the_stored_seeds(tmp_path: Path) 
     assert (none["n_seeds"], none["verdict"], none["paper_error"]) == (0, "not tested", 2.1)
     assert (pixels["paper_error"], pixels["verdict"]) == (7.2, "validated")
     assert set(table["source"]) == {"replicated"}
-    table3 = error_table(study, 3)
-    figures = dict(zip(table3["method"] + " | " + table3["variant"], table3["paper_error"], strict=True))
-    assert figures["Without pre-training | "] == 1.6
-    assert figures["k-sparse AE + F.T. | k=25"] == 1.08
-    assert figures["Deep k-sparse AE + F.T. | k=25, layer-wise pre-training"] == 0.97
-    assert figures["Deep dropout AE + F.T. | layer-wise pre-training, 50% hidden"] == 0.85
-    assert table3["paper_error"].notna().sum() == 7
-    assert readable(error_table(study, 1))["Ours"].tolist().count("–") == len(table) - 3
+    assert readable(table)["Ours"].tolist().count("–") == len(table) - 3
+    assert "Yours" not in readable(table)
 
 
-def test_tables_are_stale_until_written_and_after_a_new_run(tmp_path: Path) -> None:
-    study = Study("quick", tmp_path)
-    store_errors(study, {"k=25, as printed": [1.8]})
-    assert any("table1.csv" in line for line in stale(study))
-    files = write_texts(study)
-    assert {path.suffix for path in files} == {".csv", ".md", ".tex", ".json"}
-    assert not any("table1" in line for line in stale(study))
-    store_errors(study, {"k=10": [2.5]})
-    assert sum("table1" in line for line in stale(study)) == 3
+@pytest.mark.parametrize(
+    ("table", "key", "figure"),
+    [
+        (1, "k40_fixed", 1.54),
+        (1, "k25_printed", 1.35),
+        (1, "both", 1.6),
+        (1, "k100", None),
+        (1, "dbn", None),
+        (3, "none", 1.6),
+        (3, "k_sparse", 1.08),
+        (3, "deep_k_sparse", 0.97),
+        (3, "deep_dropout", 0.85),
+        (3, "at_once", None),
+        (3, "dbn", None),
+    ],
+)
+def test_rows_have_the_papers_figure_of_their_key(table: int, key: str, figure: float | None) -> None:
+    assert paper_error(row_of(Study("quick"), table, key)) == figure
 
 
-def test_notebooks_executed_from_another_version_are_stale(tmp_path: Path) -> None:
-    study = Study("smoke", tmp_path)
-    source = Path("notebooks/01_sparsity_sweep_filters.ipynb")
-    notebook = json.loads((Path(__file__).parents[2] / source).read_text(encoding="utf-8"))
-    output = {"output_type": "stream", "name": "stdout", "text": ["notebook complete\n"]}
-    notebook["cells"][-1]["outputs"] = [output]
-    executed = study.notebooks / source.name
-    executed.parent.mkdir(parents=True)
-
-    def faults() -> list[str]:
-        executed.write_text(json.dumps(notebook), encoding="utf-8")
-        return [line for line in stale(study) if "01_" in line]
-
-    assert faults() == []
-    notebook["cells"][-1]["outputs"] = []
-    assert "did not run to its end" in faults()[0]
-    notebook["cells"][-1]["outputs"] = [output, {"output_type": "error"}]
-    assert "holds an error" in faults()[0]
-    told = {"cell_type": "code", "metadata": {"tags": ["injected-parameters"]}, "source": ['dataset = "toy_norb"\n']}
-    notebook["cells"][-1]["outputs"] = [output]
-    place = 1 + next(i for i, cell in enumerate(notebook["cells"]) if "parameters" in cell["metadata"].get("tags", []))
-    notebook["cells"].insert(place, told)
-    assert "was executed on toy_norb, not on mnist" in faults()[0]
-    del notebook["cells"][place]
-    notebook["cells"][0]["source"] = ["something else"]
-    assert "another version" in faults()[0]
-
-
-def test_readme_blocks_are_replaced_between_their_markers_only() -> None:
-    text = "a\n<!-- t:begin -->\nold\n<!-- t:end -->\nb\n"
-    assert filled(text, {"t": "new\n"}) == "a\n<!-- t:begin -->\nnew\n<!-- t:end -->\nb\n"
-    with pytest.raises(ValueError, match="no markers"):
-        filled("no markers", {"t": "new"})
+def test_a_reader_sees_their_own_runs_beside_the_committed_ones(tmp_path: Path) -> None:
+    committed = evidence("quick", tmp_path / "evidence")
+    store_errors(committed, committed.store, {"k25": [1.4, 1.6, 1.5], "k10": [2.0]})
+    before = error_table(committed, 1)
+    study = Study("quick", results=tmp_path / "own", evidence=tmp_path / "evidence")
+    store_errors(study, study.store, {"k25": [1.3, 1.7], "k40": [9.0]})
+    table = error_table(study, 1)
+    pd.testing.assert_frame_equal(table[COLUMNS], before)
+    own = table.set_index("key")[["own_error_mean", "own_n_seeds"]]
+    assert own.loc["k25"].tolist() == [1.5, 2] and own.loc["k40"].tolist() == [9.0, 1]
+    assert own["own_n_seeds"].sum() == 3
+    yours = readable(table).set_index(table["key"])["Yours"]
+    assert (yours["k25"], yours["k10"]) == ("1.50 (2)", "–")
+    assert set(error_table(committed, 1).columns) == set(COLUMNS), "the committed tables stay as they are"
 
 
 def test_mosaic_places_filters_row_by_row_and_keeps_their_sign() -> None:
@@ -168,51 +172,41 @@ def test_views_of_a_stereo_pair_go_side_by_side_and_colours_last() -> None:
 
 
 def test_a_stand_in_has_no_figure_of_the_paper_and_quoted_rows_have_no_run(tmp_path: Path) -> None:
-    for norb, title, source in (("toy_norb", "toy NORB (stand-in)", "stand-in"), ("norb", "NORB", "replicated")):
-        study = Study("quick", tmp_path / norb, norb=norb)
-        for run in (row.runs[0] for row in study.plan.experiment("norb_finetuning").rows):
-            metrics = {"test_error": 8.0, "validation_error": 2.0, "test_images": 24_300, "selected": {}}
-            study.store.save(run, metrics, TRIALS)
-        table = error_table(study, 4).set_index("method")
-        shallow, quoted = table.loc["Shallow k-sparse AE + F.T."], table.loc["DBM"]
-        assert (shallow["dataset"], shallow["source"]) == (title, source)
-        assert shallow["paper_error"] == 7.8 if norb == "norb" else math.isnan(shallow["paper_error"])
-        assert shallow["verdict"] == ("inconclusive" if norb == "norb" else "not tested")
-        assert (quoted["dataset"], quoted["source"], quoted["paper_error"], quoted["n_seeds"]) == (
-            "NORB",
-            "quoted",
-            7.2,
-            0,
-        )
-        assert Study("quick", tmp_path / norb).norb == norb, "runs on NORB are shown once there are some"
-        shown = readable(table.reset_index()).set_index("Method")["Source"]
-        assert (shown["Shallow k-sparse AE + F.T."], shown["DBM"]) == (
-            title if norb == "toy_norb" else "replicated, NORB",
+    study = evidence("quick", tmp_path)
+    for data, title, source in (("toy_norb", "toy NORB (stand-in)", "stand-in"), ("norb", "NORB", "replicated")):
+        for shown in study.rows(4, data):
+            study.store.save(shown.row.at(0), {**METRICS, "test_error": 8.0, "test_mistakes": []}, TRIALS)
+        table = error_table(study, 4).set_index("key")
+        shallow, quoted = table.loc["k_sparse"], table.loc["dbm"]
+        assert len(table) == 9, "rows of one of the two, NORB's as soon as there are some, and two quoted"
+        assert (shallow["dataset"], shallow["source"], shallow["error_mean"]) == (title, source, 8.0)
+        assert shallow["paper_error"] == 7.8 if data == "norb" else math.isnan(shallow["paper_error"])
+        assert shallow["verdict"] == ("inconclusive" if data == "norb" else "not tested")
+        said = quoted[["dataset", "source", "paper_error", "n_seeds"]].tolist()
+        assert said == ["NORB", "quoted", 7.2, 0]
+        sources = readable(table)["Source"]
+        assert (sources["k_sparse"], sources["dbm"]) == (
+            title if data == "toy_norb" else "replicated, NORB",
             "quoted, NORB",
         )
-        assert table_texts(study)[study.tables / "table4.md"].startswith(f"Table 4, {title}, profile quick.")
-    assert "Source" not in readable(error_table(Study("quick", tmp_path), 3)), "all rows are replicated"
+        assert report_texts(study)[study.tables / "table4.md"].startswith(f"Table 4, {title}, profile quick.")
+    assert "Source" not in readable(error_table(study, 3)), "all rows are replicated"
 
 
-def test_the_readme_names_the_data_its_numbers_are_of(tmp_path: Path) -> None:
-    text = blocks(tmp_path)
-    assert text["table2"].startswith("Table 2, toy NORB (stand-in):") and "On toy NORB (stand-in)" in text["fig2"]
-    study = Study("quick", tmp_path, norb="norb")
-    run = study.plan.experiment("norb_features").rows[0].runs[0]
-    metrics = {"test_error": 23.0, "validation_error": 2.0, "test_images": 24_300, "selected": {"l2": 0.1}}
-    study.store.save(run, metrics, TRIALS)
-    text = blocks(tmp_path)
-    assert text["table2"].startswith("Table 2, NORB:") and "| replicated, NORB |" in text["table2"]
-    assert "On NORB, both" in text["fig2"]
-
-
-def test_the_readme_shows_the_gabor_fits_of_every_profile_that_has_them(tmp_path: Path) -> None:
-    assert "samples" not in blocks(tmp_path)["gabor"]
-    study = Study("quick", tmp_path)
-    (run,) = study.plan.experiment("patches").filters
-    found = {"filters": 4, "share": 0.75, "control_share": 0.0, "explained": [0.9] * 4, "control_explained": [0.2] * 4}
-    study.store.save(run, {"gabor": found}, TRIALS)
-    assert f"| quick | samples | {run.train.epochs} | 4 | 75 | 0 | 0.90 | 0.20 |" in blocks(tmp_path)["gabor"]
+def test_one_digit_shows_terms_that_add_up_to_the_reconstruction(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = KSparseAutoencoder(6, 9, 4)
+    model.initialize(std=0.5)
+    x = torch.rand(6)
+    figure = one_digit(model, x.numpy(), (2, 3), columns=2)
+    bias, mosaic, reconstruction, image = (np.ma.filled(axis.images[0].get_array(), np.nan) for axis in figure.axes)
+    terms = [mosaic[top : top + 2, left : left + 3] for top in (0, 3) for left in (0, 4)]
+    assert np.allclose(bias + sum(terms), reconstruction, atol=1e-6)
+    assert np.allclose(reconstruction.ravel(), model(x[None])[0][0].detach(), atol=1e-6)
+    assert np.array_equal(image.ravel(), x.numpy())
+    sizes = [float((term**2).sum()) for term in terms]
+    assert sizes == sorted(sizes, reverse=True)
+    plt.close(figure)
 
 
 def test_examples_stand_in_one_row_for_each_class_in_their_order() -> None:
@@ -237,19 +231,19 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_sweep_table_pairs_every_value_with_the_base_over_the_seeds(tmp_path: Path) -> None:
-    study = Study("search", tmp_path, seeds=2)
+    study = evidence("search", tmp_path)
     assert len(sweep_table(study)) == 0
-    (k,) = [sweep for e in study.plan.experiments for sweep in e.sweeps if sweep.factor == "k"]
+    (k,) = [sweep for one in study.experiments for sweep in one.sweeps if sweep.factor == "k"]
     trials = pd.DataFrame({"alpha": [2.0, 3.0], "fvu": [0.1, 0.2]})
-    for value, runs in k.points:
-        for seed, run in enumerate(runs):
-            assert isinstance(run.encoder, TrainRun)
-            assert (run.encoder.train.k, run.encoder.train.seed) == (value, seed)
+
+    def save(run: ReadoutRun, error: float, seed: int) -> None:
+        said = {"validation_error": error, "seed": seed, "selected": {"alpha": 3.0, "l2": 1e-4}}
+        study.store.save(run, said, trials)
+
+    for value, at in k.points:
+        for seed in range(2):
             # Seeds differ by 5 in all runs; away from the base, seed 0 loses 1 and seed 1 loses 2.
-            error = 2.0 + 5 * seed + (0 if value == 25 else 1 + seed)
-            study.store.save(
-                run, {"validation_error": error, "seed": seed, "selected": {"alpha": 3.0, "l2": 1e-4}}, trials
-            )
+            save(at(seed), 2.0 + 5 * seed + (0 if value == 25 else 1 + seed), seed)
     table = sweep_table(study)
     part = table[table["factor"] == "k"]
     assert part["value"].tolist() == [str(value) for value, _ in k.points]
@@ -260,9 +254,7 @@ def test_sweep_table_pairs_every_value_with_the_base_over_the_seeds(tmp_path: Pa
     assert others["effect_ci_half"].tolist() == pytest.approx([12.706 * 0.5] * len(others), abs=1e-3)
     assert set(part["fvu_mean"]) == {0.2}
     # Another seed of the base alone moves the level all values are drawn at, and not one of the effects.
-    third = Study("search", tmp_path, seeds=3).plan.experiment("sparsity").sweeps[0]
-    (extra,) = [runs[2] for value, runs in third.points if value == 25]
-    study.store.save(extra, {"validation_error": 0.0, "seed": 2, "selected": {"alpha": 3.0, "l2": 1e-4}}, trials)
+    save(dict(k.points)[25](2), 0.0, 2)
     later = sweep_table(study)
     part = later[later["factor"] == "k"]
     others = part[~part["is_base"]]
@@ -276,10 +268,10 @@ def test_sweep_table_pairs_every_value_with_the_base_over_the_seeds(tmp_path: Pa
 
 
 def test_a_winner_at_the_edge_of_what_was_tried_is_marked(tmp_path: Path) -> None:
-    study = Study("search", tmp_path)
-    (search,) = [s for s in study.plan.experiment("search").searches if s.method == "Denoising autoencoder"]
-    for settings, run in search.trials:
-        study.store.save(run, {"validation_error": 1.0, "settings": settings}, TRIALS)
+    study = evidence("search", tmp_path)
+    (search,) = [search for search in study.experiment("search").searches if search.row.key == "denoising"]
+    for _, run in search.trials:
+        study.store.save(run, {"validation_error": 1.0}, TRIALS)
     edges = {tuple(json.loads(row.trial).values()): row.at_edge for row in search_table(study).itertuples()}
     assert {rate for (rate, visible), edge in edges.items() if edge and visible == "linear"} == {0.0003, 0.01}
     assert {rate for (rate, visible), edge in edges.items() if edge and visible == "sigmoid"} == {0.001, 0.03}
@@ -287,12 +279,12 @@ def test_a_winner_at_the_edge_of_what_was_tried_is_marked(tmp_path: Path) -> Non
 
 
 def test_search_table_lists_trials_of_a_method_from_the_best(tmp_path: Path) -> None:
-    study = Study("search", tmp_path)
-    searches = study.plan.experiment("search").searches[:2]
+    study = evidence("search", tmp_path)
+    searches = study.experiment("search").searches[:2]
     for search in searches:
         for error, (_, run) in zip((3.0, 1.0, 2.0), search.trials, strict=False):
             study.store.save(run, {"validation_error": error}, TRIALS)
     table = search_table(study)
-    assert table["method"].tolist() == [s.method for s in searches for _ in range(3)]
+    assert table["method"].tolist() == [search.row.method for search in searches for _ in range(3)]
     assert table["val_error"].tolist() == [1.0, 2.0, 3.0] * 2
     assert json.loads(table["trial"].iloc[0]) == searches[0].trials[1][0]

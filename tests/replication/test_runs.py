@@ -13,10 +13,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from replication.methods.k_sparse import KSparse
 
 from replication.judge.finetune import FinetuneConfig
 from replication.judge.readout import ReadoutConfig
+from replication.methods.k_sparse import KSparse
 from replication.methods.rbm import RBM
 from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, Run, RunStore, StoreError, from_json, to_json
 

@@ -1,0 +1,106 @@
+"""A reader's runs beside the committed ones: the same to the digit, within the noise of seeds, or different."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ksae_lib.io import write_text
+from replication.code_digest import is_current
+from replication.provenance import provenance
+from replication.report.tables import FEWEST_SEEDS, markdown
+from replication.runs import EncoderRun, Run, StoredRun, to_json
+from replication.study import Study
+
+SAME, NOISE, DIFFERENT = "same to the digit", "within seed noise", "different"
+_LOSS_NOISE = 0.01
+RULE = (
+    "Test errors are compared in percent, of encoders the loss after the last epoch. Within seed noise: no further "
+    "apart than two standard deviations over the committed seeds; with fewer than three of them, than the 95% "
+    "binomial error of the test set, or 1% of the loss. Different: further apart."
+)
+
+
+def comparison(study: Study) -> pd.DataFrame:
+    """Every own run that has a committed counterpart, beside it.
+
+    Returns:
+        ``run_id``, ``measure`` (``test_error`` in percent or ``loss``), ``committed``, ``own``, ``outcome``, and
+        ``same_code``: whether the committed run is of the code that is here.
+    """
+    ids = [] if study.updates_evidence else sorted({*study.store.names()} & {*study.evidence.names()})
+    seeds: dict[str, list[StoredRun]] = {}
+    for stored in map(study.evidence.read, study.evidence.names() if ids else ()):
+        seeds.setdefault(_without_seeds(stored.run), []).append(stored)
+    records = []
+    for own in map(study.store.read, ids):
+        committed = study.evidence.read(own.run.run_id)
+        measure = "loss" if isinstance(own.run, EncoderRun) else "test_error"
+        if measure in own.metrics and measure in committed.metrics:
+            values = [run.metrics[measure] for run in seeds[_without_seeds(own.run)]]
+            outcome = _outcome(own, committed, measure, values)
+            pair = committed.metrics[measure], own.metrics[measure]
+            records.append((own.run.run_id, measure, *pair, outcome, is_current(committed)))
+    return pd.DataFrame(records, columns=["run_id", "measure", "committed", "own", "outcome", "same_code"])
+
+
+def _outcome(own: StoredRun, committed: StoredRun, measure: str, of_seeds: list[float]) -> str:
+    mine, theirs = own.metrics[measure], committed.metrics[measure]
+    if mine == theirs and own.metrics.get("test_mistakes") == committed.metrics.get("test_mistakes"):
+        return SAME
+    if len(of_seeds) >= FEWEST_SEEDS:
+        noise = 2 * float(np.std(of_seeds, ddof=1))
+    elif measure == "loss":
+        noise = _LOSS_NOISE * abs(theirs)
+    else:
+        noise = 1.96 * math.sqrt(theirs * (100 - theirs) / committed.metrics["test_images"])
+    return NOISE if abs(mine - theirs) <= noise else DIFFERENT
+
+
+def _without_seeds(run: Run) -> str:
+    """What runs that differ in their seeds alone have in common."""
+
+    def pruned(value: Any) -> Any:
+        return {k: pruned(v) for k, v in value.items() if k != "seed"} if isinstance(value, dict) else value
+
+    return json.dumps(pruned(to_json(run)), sort_keys=True)
+
+
+def summary(study: Study) -> str:
+    """One paragraph on the comparison, for the terminal."""
+    return _said(comparison(study))
+
+
+def _said(table: pd.DataFrame) -> str:
+    if not len(table):
+        return "None of these runs has a committed counterpart to compare it with."
+    counts = table["outcome"].value_counts()
+    said = ", ".join(f"{counts[name]} {name}" for name in (SAME, NOISE, DIFFERENT) if name in counts)
+    apart = table.loc[table["outcome"] == DIFFERENT, "run_id"].tolist()
+    named = f" Different: {', '.join(apart[:5])}{' …' if len(apart) > 5 else ''}." if apart else ""
+    older = int((~table["same_code"]).sum())
+    code = f" {older} of the committed runs are of other code than what is here." if older else ""
+    return f"Of {len(table)} runs beside the committed ones {said}.{named}{code}"
+
+
+def write_comparison(study: Study) -> Path:
+    """Write ``comparison.md`` and ``.json`` into the reader's folder, with machine, versions and date.
+
+    Returns:
+        The Markdown file.
+    """
+    table, here = comparison(study), provenance()
+    date = datetime.now(UTC).date().isoformat()
+    record = {"profile": study.profile, "date": date, **here, "rule": RULE, "runs": table.to_dict("records")}
+    title = f"# Profile {study.profile}: these runs beside the committed ones"
+    machine = f"Date {date}, commit {here['git_commit']}, machine {here['hardware']}, versions {here['versions']}."
+    path = study.folder / "comparison.md"
+    write_text(path.with_suffix(".json"), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, "\n\n".join([title, _said(table), RULE, machine, markdown(table)]))
+    return path
