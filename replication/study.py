@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from replication.code_digest import is_current
 from replication.execute import carry_out
 from replication.experiments import experiments
 from replication.experiments.base import Experiment, PlanError, Point, Row, Search, Sweep
@@ -112,6 +113,11 @@ class Study:
             f"There is no run {run_id!r} in profile {self.profile} with {self.seeds or 'its'} seeds: "
             f"'ksae run --profile {self.profile} --list' lists those there are."
         )
+
+    def is_due(self, run: Run, stale: bool = True) -> bool:
+        """Whether the study's own store lacks the run, or, if ``stale`` counts, has one of other code."""
+        stored = self.store.find(run)
+        return stored is None or (stale and not is_current(stored))
 
     def find(self, run: Run) -> StoredRun | None:
         """The reader's run, else the committed one, else None."""

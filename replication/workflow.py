@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 
 from ksae_lib.io import KsaeError
-from replication.code_digest import is_current
 from replication.execute import alike
 from replication.experiments.base import Experiment
 from replication.lock import owner
@@ -95,20 +94,10 @@ def _file(run_id: str) -> str:
 
 
 def _todo(study: Study, runs: Sequence[Run], force: bool, stale: bool) -> list[Run]:
-    found = {run.run_id: study.store.find(run) for run in runs}
-    wanted = {
-        run.run_id
-        for run in runs
-        if force or (stored := found[run.run_id]) is None or (stale and not is_current(stored))
-    }
-    needed = {
-        one.run_id
-        for run in runs
-        if run.run_id in wanted
-        for one in requires(run)
-        if not study.store.has(one, weights=True)
-    }
-    return [run for run in runs if run.run_id in wanted | needed]
+    """Runs that are due, and encoders without weights that those need."""
+    due = {run.run_id: force or study.is_due(run, stale) for run in runs}
+    needed = {one.run_id for run in runs if due[run.run_id] for one in requires(run)}
+    return [run for run in runs if due[run.run_id] or (run.run_id in needed and not study.store.has(run, weights=True))]
 
 
 def _batches(study: Study, runs: Sequence[Run]) -> Iterable[Batch]:

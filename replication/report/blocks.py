@@ -110,7 +110,7 @@ class Blocks:
 
     @cached_property
     def numbers(self) -> dict[str, str]:
-        """Single numbers: of rows, as ``k25_error``, ``tuned_none_low`` or ``long_k25_seeds``, and of all runs; ``peers_ratio``.
+        """Single numbers: of rows, as ``k25_error``, ``tuned_none_low`` or ``long_k25_seeds``; of all runs; of peers.
 
         ``tuned_``: Table 3 instead of 1. ``long_``: profile ``paper`` instead of ``quick``.
         """

@@ -114,7 +114,7 @@ def test_a_users_mistake_ends_in_one_sentence_and_status_1(
     where = ["--root", str(tmp_path)] if arguments[:2] == ["data", "get"] else []
     assert main([*arguments, *where]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("ksae: ")
+    assert "ksae: " in error
     assert message in error
     assert "Traceback" not in error
 
