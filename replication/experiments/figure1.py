@@ -11,7 +11,7 @@ def figure1(s: Settings) -> Experiment:
     """Filters without the schedule; beside them zero biases and a centered start with the schedule."""
     return Experiment(
         notebook="01_sparsity_sweep_filters",
-        figures=("fig1", "fig1_starts"),
+        figures=("fig1", "fig1_starts", "one_digit"),
         filters=tuple(s.encoder(fixed_k(s, k)) for k in (70, 40, 25, 10)),
         compared=(s.encoder(s.k_sparse(k=25)), s.encoder(method(s, "k25"))),
     )

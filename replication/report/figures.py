@@ -129,15 +129,15 @@ def filter_panels(
     return figure
 
 
-def one_digit(model: KSparseAutoencoder, x: np.ndarray, shape: tuple[int, int], columns: int = 5) -> Figure:
+def one_digit(model: KSparseAutoencoder, x: np.ndarray, shape: tuple[int, ...], columns: int = 5) -> Figure:
     """How one image is coded (section 2.1): b' and the terms z_j w_j of the kept units, which add up to x̂; x beside it.
 
     Terms are images on one scale, blue below 0 and red above, the largest first.
 
     Args:
         model: a trained autoencoder.
-        x: one image, 0 … 1 (shape: [inputs]).
-        shape: of the image, (h, w).
+        x: one image (shape: [inputs]).
+        shape: of the image, see ``Dataset.image_shape``.
         columns: terms in a row.
     """
     with torch.no_grad():
@@ -148,11 +148,13 @@ def one_digit(model: KSparseAutoencoder, x: np.ndarray, shape: tuple[int, int], 
     kept = kept[np.argsort(-np.linalg.norm(terms[kept], axis=1), kind="stable")]
     mosaic = _mosaic(_pictures(terms[kept], shape), -(-len(kept) // columns), columns)
     scale = float(np.nanpercentile(np.abs(mosaic), 99.5))
+    start, end, whole = _pictures(np.stack([bias, reconstruction, x]), shape)
+    grey = "gray", float(x.min()), float(x.max())
     panels = (
-        ("bias b'", bias.reshape(shape), "gray", 0, 1),
+        ("bias b'", start, *grey),
         (f"+ the {len(kept)} terms z w of the kept units", mosaic, "RdBu_r", -scale, scale),
-        ("= reconstruction x̂", reconstruction.reshape(shape), "gray", 0, 1),
-        ("image x", x.reshape(shape), "gray", 0, 1),
+        ("= reconstruction x̂", end, *grey),
+        ("image x", whole, *grey),
     )
     figure, axes = plt.subplots(1, 4, figsize=(11, 4.2), layout="constrained", width_ratios=[1, 1.7, 1, 1])
     for axis, (title, image, colours, low, high) in zip(axes, panels, strict=True):
