@@ -13,7 +13,6 @@ import pytest
 from ksae_lib.cli import main
 from ksae_lib.loop import DivergenceError
 from replication import cli
-from replication.code_digest import is_current
 from replication.study import Study
 
 SMALLEST = "train-k25-centered-e6-s0"
@@ -41,7 +40,7 @@ def test_run_carries_out_stores_and_then_loads(study: Study, capsys: pytest.Capt
     stored = study.store.load(study.run(name))
     metrics = stored.metrics
     assert (metrics["seed"], metrics["engine"]) == (0, "cpu")
-    assert is_current(stored)
+    assert stored.is_current
     assert len(metrics["data_sha256"]) == 64
     assert metrics["wall_seconds"] > 0
     assert metrics["peak_memory_mib"] > 50
@@ -62,7 +61,7 @@ def test_a_run_of_other_code_is_carried_out_again(study: Study) -> None:
     path = study.store.folder(study.run(name)) / "metrics.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"code_digest": "of old"}))
     assert main(["run", name, "--profile", "smoke"]) == 0
-    assert is_current(study.store.load(study.run(name)))
+    assert study.store.load(study.run(name)).is_current
 
 
 def test_a_readout_trains_its_encoder_and_reports_its_error(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
