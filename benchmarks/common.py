@@ -22,7 +22,6 @@ PAUSE_SECONDS = 0.02
 PRODUCT_SIZE = 2048
 SLICES: dict[str, Any] = {"seconds": (30.0, "time for the timed rounds"), "steps": (25, "steps in a timed slice")}
 DEVICE = {"device": ("cpu", "torch device")}
-"""Options that several benchmarks have."""
 
 
 def timed_rounds(

@@ -23,18 +23,17 @@ from scipy import sparse
 from sklearn.decomposition import MiniBatchDictionaryLearning, SparseCoder
 
 from benchmarks import common
-from benchmarks.common import rounded
 from ksae_lib.codes import codes
 from ksae_lib.metrics import fraction_of_variance_unexplained
 from ksae_lib.model import CodeMode, KSparseAutoencoder
 from ksae_lib.training import TrainConfig, train
-from replication.data import DataConfig, load_data
+from replication.data import load_data
+from replication.data.base import DataConfig
 from replication.judge.threads import few_threads
 
 OPTIONS = {"k": (25, "atoms of a code"), "epochs": (40, "of training"), "seconds": (60.0, "to learn a dictionary in")}
 UNITS = 1000
-_SPARSE_CODED, _PENALTY_FROM = 200, 20
-_ROUNDS, _HALVINGS, _DICTIONARY_BATCH = 9, 8, 200
+_SPARSE_CODED, _PENALTY_FROM, _ROUNDS, _HALVINGS, _DICTIONARY_BATCH = 200, 20, 9, 8, 200
 
 
 def measure(options: Any) -> dict[str, Any]:
@@ -80,21 +79,21 @@ def _results(model: KSparseAutoencoder, train_x: np.ndarray, x: np.ndarray, seco
     for name, (dictionary, _) in methods.items():
         code = found[name][: len(few)]
         rows[name] = {
-            "images_per_s": rounded(np.median(speeds[name])),
+            "images_per_s": common.rounded(np.median(speeds[name])),
             "quartiles": common.quartiles(speeds[name]),
-            "encoder_over_this": rounded(ours / np.median(speeds[name])),
-            "l0": rounded(np.count_nonzero(code) / len(few)),
-            "fvu": rounded(fraction_of_variance_unexplained(few, code @ dictionary + bias)),
+            "encoder_over_this": common.rounded(ours / np.median(speeds[name])),
+            "l0": common.rounded(np.count_nonzero(code) / len(few)),
+            "fvu": common.rounded(fraction_of_variance_unexplained(few, code @ dictionary + bias)),
         }
     solved = _least_squares(few - bias, found["k-sparse encoder"][: len(few)] != 0, weight) + bias
     return {
         "methods": rows,
-        "support_with_least_squares_fvu": rounded(fraction_of_variance_unexplained(few, solved)),
+        "support_with_least_squares_fvu": common.rounded(fraction_of_variance_unexplained(few, solved)),
         "dictionary_learned_from": learned_from,
-        "floor_images_per_s": rounded(flop_per_s / (2 * weight.size)),
+        "floor_images_per_s": common.rounded(flop_per_s / (2 * weight.size)),
         "rounds": _ROUNDS,
         "task": {"inputs": x.shape[1], "units": UNITS, "k": k, "sparse_coded": len(few)},
-        "hardware": common.hardware() | {"threads": 1, "sgemm_gflop_per_s": rounded(flop_per_s / 1e9)},
+        "hardware": common.hardware() | {"threads": 1, "sgemm_gflop_per_s": common.rounded(flop_per_s / 1e9)},
     }
 
 

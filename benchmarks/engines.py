@@ -24,7 +24,8 @@ import torch
 from benchmarks import common
 from ksae_lib.engines.base import Engine
 from ksae_lib.training import TrainConfig, make_engine, new_model
-from replication.data import DataConfig, load_data
+from replication.data import load_data
+from replication.data.base import DataConfig
 
 OPTIONS = common.SLICES | {
     "task": ("mnist", "data and sizes, or norb"),

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from benchmarks import common
-from replication.data import DataConfig, load_data
+from replication.data import load_data
+from replication.data.base import DataConfig
 from replication.judge.finetune import AutogradEngine, FinetuneConfig, new_net
 from replication.judge.sparse_net import SparseNetEngine
 from replication.methods.layer import Layer

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from benchmarks import common
 from ksae_lib.engines.gpu import GpuEngine, Precision
 from ksae_lib.training import TrainConfig, make_engine, new_model
-from replication.data import DataConfig, load_data
+from replication.data import load_data
+from replication.data.base import DataConfig
 
 OPTIONS = common.SLICES | {"seconds": (120.0, "time for the timed rounds"), "k": (25, "units kept")} | common.DEVICE
 UNITS, BATCH, MOMENTUM, _RATE, _AT_ONCE = 1000, 100, 0.9, 0.001, 20

@@ -16,7 +16,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks.common import hardware, rounded
-from replication.data import DataConfig, load_data
+from replication.data import load_data
+from replication.data.base import DataConfig
 from replication.judge.logistic import Features, LogisticProblem, Solution
 from replication.methods.autoencoder import Autoencoder
 from replication.methods.k_sparse import KSparse
@@ -68,5 +69,4 @@ def measure(options: Any) -> dict[str, Any]:
             found = {"s": seconds, "iterations": iterations, "converged": converged, "test_error": error}
             rows[name] |= {f"{solver}_{what}": value for what, value in found.items()}
         rows[name]["ratio"] = rounded(rows[name]["scikit_learn_s"] / rows[name]["ours_s"])
-    on = {"examples": len(data.train_x), "epochs": options.epochs, "l2": _L2}
-    return {"codes": rows, **on, "hardware": hardware()}
+    return {"codes": rows, "examples": len(data.train_x), "epochs": options.epochs, "l2": _L2, "hardware": hardware()}

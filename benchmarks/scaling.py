@@ -28,8 +28,7 @@ VARIED = {
     "batch": (100, 400, 1600, 8192),
     "models": (1, 4, 16, 64),
 }
-_INPUTS, _STEPS, _ROUNDS = 784, 4, 5
-_PRODUCT_SIZE, _COPIED_BYTES = 4096, 2**28
+_INPUTS, _STEPS, _ROUNDS, _PRODUCT_SIZE, _COPIED_BYTES = 784, 4, 5, 4096, 2**28
 
 
 def measure(options: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 
 from ksae_lib.cli import main
 from ksae_lib.loop import DivergenceError
-from replication import execute
+from replication import cli
 from replication.code_digest import is_current
 from replication.study import Study
 
@@ -133,7 +133,7 @@ def test_a_full_disk_ends_in_one_sentence(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "metrics.json")
 
-    monkeypatch.setattr(execute, "carry_out", full)
+    monkeypatch.setattr(cli, "carry_out", full)
     assert main(["run", run_id(SMALLEST, study), "--profile", "smoke"]) == 1
     assert "No space left on device" in capsys.readouterr().err
 
