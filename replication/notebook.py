@@ -32,7 +32,7 @@ def execute_notebook(
         source: notebook with one cell tagged ``parameters``.
         output: where the executed notebook goes.
         parameters: values by name; each must be in the parameters cell and of the type of its default.
-        environment: variables for its kernel.
+        environment: folders for its kernel, absolute, by the name of their variable.
 
     Raises:
         NotebookError: missing file or tag, unknown name, wrong type, an error in a cell, a dead kernel, or an
@@ -72,7 +72,7 @@ def execute_notebook(
             )
         _tidy(executed)
         text = nbformat.writes(executed)
-        if str(project_root()) in text:
+        if any(path in text for path in (str(project_root()), *(environment or {}).values())):
             raise NotebookError(f"The output of {source.name} shows an absolute path: print relative paths only.")
         temporary.write_text(text + "\n", encoding="utf-8")
     return output

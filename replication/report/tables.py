@@ -85,21 +85,26 @@ def shorter_than_the_paper(run: Run) -> bool:
     return any(0 < one.method.epochs < TrainConfig.epochs for one in encoders)
 
 
-def shown_rows(study: Study, table: int) -> list[Shown]:
-    """The rows of a table on one data set: of NORB and its stand-in the first that has runs."""
-    shown = study.rows(table)
+def shown_rows(study: Study, table: int, data: str | None = None) -> list[Shown]:
+    """The rows of a table on one data set, unless it is named: of NORB and its stand-in the first that has runs."""
+    shown = study.rows(table, data)
     with_runs = [one.row.data.name for one in shown if one.committed or one.own] or [shown[0].row.data.name]
     name = "norb" if "norb" in with_runs else with_runs[0]
     return [one for one in shown if one.row.data.name == name]
 
 
-def error_table(study: Study, table: int) -> pd.DataFrame:
+def error_table(study: Study, table: int, data: str | None = None) -> pd.DataFrame:
     """One of the paper's tables with our numbers beside, from the committed runs; a stand-in has none of the paper's.
+
+    Args:
+        study: the profile and its stores.
+        table: the paper's number.
+        data: as of ``shown_rows``.
 
     Returns:
         ``COLUMNS``; where the reader has runs of their own, also ``own_error_mean`` and ``own_n_seeds``.
     """
-    shown = shown_rows(study, table)
+    shown = shown_rows(study, table, data)
     records = []
     for row, committed, own in shown:
         summary, paper = _summary(committed), paper_error(row)
@@ -177,9 +182,9 @@ def _chosen(selected: str) -> str:
     return ", ".join(f"{'α' if name == 'alpha' else name} = {v:g}" for name, v in json.loads(selected).items())
 
 
-def table_title(study: Study, table: int) -> str:
+def table_title(study: Study, table: int, data: str | None = None) -> str:
     """Which of the paper's tables, on which data."""
-    return f"Table {table}, {shown_rows(study, table)[0].row.data.title}"
+    return f"Table {table}, {shown_rows(study, table, data)[0].row.data.title}"
 
 
 def net_title(run: Any, live_units: int) -> str:
