@@ -91,7 +91,7 @@ def take(folder: Path, source: Path) -> None:
             shutil.copyfile(others[0], copy)
         return
     for name, sha256 in OFFICIAL.items():
-        content = read_published(source / name, "name a folder that has the official files", sha256=sha256)
+        content = read_published(source / name, "name a folder with the official files or MATLAB's", sha256=sha256)
         with atomic_path(folder / name) as copy:
             copy.write_bytes(content)
 

@@ -169,9 +169,7 @@ def test_a_full_disk_is_not_a_server_s_fault(
 def test_files_are_taken_from_a_folder_and_verified(tmp_path: Path) -> None:
     source, folder = tmp_path / "source", tmp_path / "data"
     source.mkdir()
-    with pytest.raises(
-        DataError, match=r"a\.gz is missing .*No such file.*: name a folder that has the official files"
-    ):
+    with pytest.raises(DataError, match=r"a\.gz is missing .*No such file.*: name a folder with the official files"):
         take(folder, source)
     (source / "a.gz").write_bytes(CONTENT[:-1])
     with pytest.raises(DataError, match=r"a\.gz is not the official file"):
