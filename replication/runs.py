@@ -39,7 +39,7 @@ _VERSION = 1
 """Part of every id: raise it when the same config starts to mean other numbers."""
 _LATER = {
     "below": None, "below_alpha": None, "dense_relu": False, "refit": False,
-    "recipe": None, "split": None, "share": None, "source": None, "selection": "sort",
+    "share": None, "source": None, "selection": "sort",
 }  # fmt: skip
 """Settings that came later, left out of ids where they say nothing: earlier ids stay valid."""
 _SAID = {"train": {"engine": "cpu"}, "finetune": {"engine": "auto"}}
