@@ -1,4 +1,4 @@
-"""Digest of the code that decides a run: its import closure as syntax trees, without docstrings and comments."""
+"""Digest of code: the import closure of modules as syntax trees, without docstrings and comments."""
 
 from __future__ import annotations
 
@@ -10,41 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import ksae_lib
-from replication.data import DATASETS
-from replication.runs import EncoderRun, FinetuneRun, Run, StoredRun, requires
 
 _ROOTS = {"ksae_lib": Path(ksae_lib.__file__).parents[1], "replication": Path(__file__).parents[1]}
-_ENGINES = {
-    "cpu": ("ksae_lib.engines.cpu", "ksae_lib.engines.kernels"),
-    "gpu": ("ksae_lib.engines.gpu", "ksae_lib.engines.triton_select"),
-    "reference": ("ksae_lib.engines.reference",),
-}
-
-
-def digest_of(run: Run, engine: str | None = None) -> str:
-    """Digest of the code whose change could change this run.
-
-    Training, readout and fine-tuning differ in it: a change of the readout's solver leaves encoders as they are.
-
-    Args:
-        run: the run.
-        engine: that trained an encoder: the code of the others does not count.
-    """
-    methods = [one.method for one in requires(run)]
-    if isinstance(run, EncoderRun):
-        methods.append(run.method)
-        roots = ["ksae_lib.metrics", *(["replication.judge.gabor"] if run.data.name == "patches" else [])]
-    else:
-        roots = ["replication.judge.finetune" if isinstance(run, FinetuneRun) else "replication.judge.readout"]
-    roots += [type(method).__module__ for method in methods] + [DATASETS[run.data.name].load.__module__]
-    others = [name for key, names in _ENGINES.items() if engine in _ENGINES and key != engine for name in names]
-    return closure_digest(tuple(sorted(set(roots))), tuple(others))
-
-
-def is_current(stored: StoredRun) -> bool:
-    """Whether the run is of the code that is here."""
-    said = stored.metrics.get("code_digest")
-    return said is not None and said == digest_of(stored.run, stored.metrics.get("engine"))
 
 
 @lru_cache

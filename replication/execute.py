@@ -14,7 +14,6 @@ from torch import nn
 from ksae_lib import metrics
 from ksae_lib.loop import DivergenceError
 from ksae_lib.model import KSparseAutoencoder
-from replication.code_digest import digest_of
 from replication.data import load_data
 from replication.data.base import Dataset
 from replication.judge import finetune as tuning
@@ -23,7 +22,7 @@ from replication.judge.readout import evaluate
 from replication.methods.base import Device, Method
 from replication.methods.pixels import Pixels
 from replication.provenance import provenance
-from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, Run, RunStore, StoredRun, stack
+from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, Run, RunStore, StoredRun, digest_of, stack
 
 
 class Home(Protocol):

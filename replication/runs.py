@@ -22,12 +22,19 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ksae_lib.io import KsaeError, save_tensors, sweep, sync_file, temporary_prefix
+from replication.code_digest import closure_digest
+from replication.data import DATASETS
 from replication.data.base import DataConfig
 from replication.judge.finetune import FinetuneConfig
 from replication.judge.readout import ReadoutConfig
 from replication.methods import method_from_json
 from replication.methods.base import Method
 
+_ENGINES = {
+    "cpu": ("ksae_lib.engines.cpu", "ksae_lib.engines.kernels"),
+    "gpu": ("ksae_lib.engines.gpu", "ksae_lib.engines.triton_select"),
+    "reference": ("ksae_lib.engines.reference",),
+}
 _VERSION = 1
 """Part of every id: raise it when the same config starts to mean other numbers."""
 _LATER = {
@@ -192,6 +199,26 @@ def _digest(run: Run) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
+def digest_of(run: Run, engine: str | None = None) -> str:
+    """Digest of the code whose change could change this run.
+
+    Training, readout and fine-tuning differ in it: a change of the readout's solver leaves encoders as they are.
+
+    Args:
+        run: the run.
+        engine: that trained an encoder: the code of the others does not count.
+    """
+    methods = [one.method for one in requires(run)]
+    if isinstance(run, EncoderRun):
+        methods.append(run.method)
+        roots = ["ksae_lib.metrics", *(["replication.judge.gabor"] if run.data.name == "patches" else [])]
+    else:
+        roots = ["replication.judge.finetune" if isinstance(run, FinetuneRun) else "replication.judge.readout"]
+    roots += [type(method).__module__ for method in methods] + [DATASETS[run.data.name].load.__module__]
+    others = [name for key, names in _ENGINES.items() if engine in _ENGINES and key != engine for name in names]
+    return closure_digest(tuple(sorted(set(roots))), tuple(others))
+
+
 @dataclass(frozen=True)
 class StoredRun:
     """What one finished run left: its config, metrics and history."""
@@ -199,6 +226,12 @@ class StoredRun:
     run: Run
     metrics: dict[str, Any]
     history: pd.DataFrame
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the run is of the code that is here."""
+        said = self.metrics.get("code_digest")
+        return said is not None and said == digest_of(self.run, self.metrics.get("engine"))
 
 
 class RunStore:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from replication.code_digest import is_current
 from replication.execute import carry_out
 from replication.experiments import experiments
 from replication.experiments.base import Experiment, PlanError, Point, Row, Search, Sweep
@@ -117,7 +116,7 @@ class Study:
     def is_due(self, run: Run, stale: bool = True) -> bool:
         """Whether the study's own store lacks the run, or, if ``stale`` counts, has one of other code."""
         stored = self.store.find(run)
-        return stored is None or (stale and not is_current(stored))
+        return stored is None or (stale and not stored.is_current)
 
     def find(self, run: Run) -> StoredRun | None:
         """The reader's run, else the committed one, else None."""

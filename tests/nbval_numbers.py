@@ -1,7 +1,7 @@
 """Has nbval compare numbers to within a tolerance: ``pytest -p tests.nbval_numbers --nbval …``.
 
-Processors sum in different orders, and a smoke-size run carries that on to the second digit of an error. A number with
-decimals, or a whole one from 100, may therefore differ by a quarter. Smaller whole numbers are counts and must be
+Processors sum in different orders, and a smoke-size run carries that on to the second digit of an error. A number
+with decimals, or a whole one from 100, may therefore differ by a quarter. Smaller whole numbers are counts and must be
 equal, and so must every word; ``nbval_sanitize.cfg`` says which words hang on noise.
 """
 

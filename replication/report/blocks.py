@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from ksae_lib.io import KsaeError, write_text
-from replication.code_digest import is_current
 from replication.experiments.profiles import PROFILES
 from replication.report.claims import claims
 from replication.report.tables import INTERVAL_NOTE, epoch_table, error_table, markdown, readable, table_title
@@ -124,7 +123,7 @@ class Blocks:
                 found[f"{prefix}{row['key']}_paper"] = f"{row['paper_error']:.2f}"
                 found[f"{prefix}{row['key']}_seeds"] = str(row["n_seeds"])
         stores = [self._study(profile).evidence for profile in PROFILES]
-        of_other_code = [not is_current(store.read(name)) for store in stores for name in store.names()]
+        of_other_code = [not store.read(name).is_current for store in stores for name in store.names()]
         if (peers := self._benchmarks / "peers.json").exists():
             ours = json.loads(peers.read_text(encoding="utf-8"))["peers"]["ours, cpu engine"]
             found["peers_ratio"] = f"{ours['fastest_peer_over_this']:.1f}"

@@ -1,4 +1,4 @@
-"""The paper's claims, the rule of each, and verdicts on them from the committed runs.
+"""Verdicts on the paper's claims from the committed runs; ``data/paper/claims.json`` has the rule of each.
 
 A difference of errors counts only if its 95% interval leaves out 0 (errors paired on the same test images, variances
 over seeds added) and both rows have three seeds. All parts as claimed: validated; more of them the opposite than as
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -63,36 +63,29 @@ class Evidence:
         return float(np.std(found, ddof=1)) if len(found) > 1 else 0.0
 
 
-@dataclass(frozen=True)
-class Claim:
-    """One claim of the paper and what decides it."""
-
-    id: str
-    claim: str
-    section: str
-    rule: str
-    notebook: str
-    checks: tuple[tuple[Any, ...], ...] = ()
-    """Functions that give findings, each with what it is asked; none: nothing tests the claim yet."""
-    deviations: tuple[str, ...] = ()
+def stated() -> list[dict[str, Any]]:
+    """The claims as ``data/paper/claims.json`` states them: id, claim, section, rule, notebook, deviations."""
+    file = project_root() / "data" / "paper" / "claims.json"
+    found: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+    return found
 
 
 def claims(study: Study) -> list[dict[str, Any]]:
     """Every claim with its verdict from the committed runs, as ``claims.json`` holds it."""
     evidence = Evidence(study)
     records = []
-    for claim in CLAIMS:
-        findings = [finding for check, *asked in claim.checks for finding in check(evidence, *asked)]
+    for claim in stated():
+        findings = [finding for check, *asked in CHECKS[claim["id"]] for finding in check(evidence, *asked)]
         findings = findings or [Finding(None, "nothing tests it yet")]
         runs = {run.run.run_id: run for finding in findings for run in finding.runs}
         short = any(shorter_than_the_paper(run.run) for run in runs.values())
         said = ["trained for fewer epochs than the paper's"] if short else []
         records.append(
             {
-                "id": claim.id, "claim": claim.claim, "section": claim.section, "rule": claim.rule,
+                **{name: claim[name] for name in ("id", "claim", "section", "rule")},
                 "verdict": _verdict(findings, runs), "confidence": _confidence(findings, short),
                 "evidence": {"findings": [finding.said for finding in findings], "run_ids": sorted(runs)},
-                "notebook": claim.notebook, "deviations": [*said, *claim.deviations],
+                "notebook": claim["notebook"], "deviations": [*said, *claim["deviations"]],
             }
         )  # fmt: skip
     return records
@@ -237,105 +230,22 @@ def _faster(_: Evidence, times: float, *methods: str) -> list[Finding]:
     ]
 
 
-_FILTERS, _FEATURES = "01_sparsity_sweep_filters", "02_unsupervised_table"
-_TUNING, _ACTIVITIES, _PATCHES = "03_mnist_finetuning_table", "04_activity_histograms", "05_natural_patch_filters"
-_ONE_SEED, _SAME_SETTINGS = "one seed", "settings chosen on validation at k = 25 serve every k"
-_AREAS = (
-    "the median effective area of the live filters is smaller at each larger k of Figure {} (numbers of one seed); "
-    "areas that are all within 0.03 of 1/3, that of noise, and differences within the spread over seeds decide nothing"
-)
-_AREAS_LATER = "what decides nothing was added to the rule after a look at filters that had not left their start"
-
-CLAIMS = (
-    Claim(
-        "C1", "MNIST features: k = 25 beats raw pixels, RBM, dropout, denoising and dropout + denoising autoencoders",
-        "4.4", "the test error of k=25 is lower than that of each of the five rows", _FEATURES,
-        ((_lower, "mnist", 1, "k25", "pixels", "rbm", "dropout", "denoising", "both"),),
-        ("settings of every row chosen on validation", "baselines trained for fewer epochs than k-sparse autoencoders"),
-    ),
-    Claim(
-        "C2", "MNIST error is U-shaped in k: k = 25 is better than k = 40 and than k = 10", "4.4",
-        "the test error of k=25 is lower than that of k=40 and of k=10", _FEATURES,
-        ((_lower, "mnist", 1, "k25", "k40", "k10"),), (_SAME_SETTINGS,),
-    ),
-    Claim(
-        "C3", "NORB features: k = 150 beats every baseline and k = 200 and k = 75", "4.4",
-        "the test error of k=150 is lower than that of every other row of Table 2", _FEATURES,
-        ((_lower, "norb", 2, "k150", "pixels", "rbm", "dropout", "denoising", "k200", "k75"),),
-    ),
-    Claim(
-        "C4", "Encoding with αk, α > 1, is better than with α = 1; the best α is 3", "2.2, 4.4",
-        "at k=25 the validation error at α = 3 is lower than at α = 1, 2 and 4 (paired over seeds)", _FEATURES,
-        ((_best_alpha, 1, "k25", 3),),
-    ),
-    Claim(
-        "C5", "Filters go from local to global as k falls", "4.3", _AREAS.format(1), _FILTERS,
-        ((_area_falls_with_k, "figure1"),),
-        (_ONE_SEED, "constant k instead of the schedule, rate 0.005, batches of 20, a centered start",
-         "the nets were chosen after a look at their errors and live units", _AREAS_LATER),
-    ),
-    Claim(
-        "C5 on NORB", "NORB: filters go from local to global as k falls", "4.3", _AREAS.format(2), _FILTERS,
-        ((_area_falls_with_k, "figure2"),), (_ONE_SEED, _AREAS_LATER),
-    ),
-    Claim(
-        "C6", "Without the sparsity schedule low k leaves dead units; with it all filters train", "4.2.1",
-        "none written yet", _FILTERS,
-    ),
-    Claim(
-        "C7", "k-sparse pre-training + fine-tuning beats no pre-training, RBM and denoising on MNIST; "
-        "shallow dropout stays slightly better", "4.5",
-        "the test error of the fine-tuned k-sparse net is lower than that of the three, and that of the dropout net "
-        "lower than its own", _TUNING,
-        ((_lower, "mnist", 3, "k_sparse", "none", "rbm", "denoising"), (_lower, "mnist", 3, "dropout", "k_sparse")),
-    ),
-    Claim(
-        "C8", "Deep k-sparse improves on shallow k-sparse (MNIST)", "4.6",
-        "the test error of the deep k-sparse net is lower than that of the shallow one", _TUNING,
-        ((_lower, "mnist", 3, "deep_k_sparse", "k_sparse"),), ("the deep net starts at learning rate 0.3",),
-    ),
-    Claim(
-        "C8 on NORB", "NORB: deep k-sparse improves on shallow k-sparse", "4.6",
-        "the test error of the deep k-sparse net is lower than that of the shallow one", _TUNING,
-        ((_lower, "norb", 4, "deep_k_sparse", "k_sparse"),),
-    ),
-    Claim(
-        "C9", "Layer-wise fine-tuning is better than fine-tuning all layers at once", "4.6",
-        "the test error of the deep k-sparse net fine-tuned in stages is lower than that of the same net fine-tuned "
-        "at once", _TUNING, ((_lower, "mnist", 3, "deep_k_sparse", "at_once"),),
-        ("the stages share the epochs of the net that is fine-tuned at once",
-         "the stages start at learning rate 0.3, the net fine-tuned at once at 1"),
-    ),
-    Claim(
-        "C10", "Natural patches give localized Gabor-like filters", "4.3",
-        "at least half of the filters are localized and oriented by their Gabor fits, and more of them than of random "
-        "filters (numbers of one seed)", _PATCHES, ((_gabor_like, 0.5),),
-        (_ONE_SEED, "patches of other or fewer images, see the run",
-         "rule written after a look at the fits of 60 filters"),
-    ),
-    Claim(
-        "C11", "Hidden activities: k-sparse k = 15 is sparser than k = 70, ReLU and dropout autoencoders", "4.3",
-        "k = 15 has the largest Hoyer sparsity of the four models of Figure 4 (numbers of one seed)", _ACTIVITIES,
-        ((_sparsest, "k-sparse, k = 15", "hoyer"),), (_ONE_SEED,),
-    ),
-    Claim(
-        "C12", "Theorem 3.1 holds; learnt dictionaries become incoherent enough that the first support step of ITI "
-        "recovers the support", "3.3", "none written yet", _FILTERS,
-    ),
-    Claim(
-        "C13", "Encoding needs only a matrix product and a selection: it is very fast next to sparse coding",
-        "1, 4.2.3, 5",
-        "on one core the encoder codes at least fifty times as many images a second as OMP and LARS-lasso at equal "
-        "sparsity, and as OMP in a learned dictionary", _FEATURES,
-        ((_faster, 50, "OMP", "LARS-lasso", "learned dictionary, OMP"),),
-        ("fifty times is our reading of very fast",
-         "the encoder was made faster after a first measurement of 35 times OMP",
-         "it leaves out the pixels that are zero", "one autoencoder of 40 epochs on one machine",
-         "no comparison with K-SVD", "OMP reconstructs better with as many atoms"),
-    ),
-    Claim(
-        "C14", "Features at large k, for example 100, are too local for a linear classifier", "4.3",
-        "the test error of k=25 is lower than that of k=100", _FEATURES,
-        ((_lower, "mnist", 1, "k25", "k100"),), (_SAME_SETTINGS,),
-    ),
-)  # fmt: skip
+CHECKS: dict[str, tuple[tuple[Any, ...], ...]] = {
+    "C1": ((_lower, "mnist", 1, "k25", "pixels", "rbm", "dropout", "denoising", "both"),),
+    "C2": ((_lower, "mnist", 1, "k25", "k40", "k10"),),
+    "C3": ((_lower, "norb", 2, "k150", "pixels", "rbm", "dropout", "denoising", "k200", "k75"),),
+    "C4": ((_best_alpha, 1, "k25", 3),),
+    "C5": ((_area_falls_with_k, "figure1"),),
+    "C5 on NORB": ((_area_falls_with_k, "figure2"),),
+    "C6": (),
+    "C7": ((_lower, "mnist", 3, "k_sparse", "none", "rbm", "denoising"), (_lower, "mnist", 3, "dropout", "k_sparse")),
+    "C8": ((_lower, "mnist", 3, "deep_k_sparse", "k_sparse"),),
+    "C8 on NORB": ((_lower, "norb", 4, "deep_k_sparse", "k_sparse"),),
+    "C9": ((_lower, "mnist", 3, "deep_k_sparse", "at_once"),),
+    "C10": ((_gabor_like, 0.5),),
+    "C11": ((_sparsest, "k-sparse, k = 15", "hoyer"),),
+    "C12": (),
+    "C13": ((_faster, 50, "OMP", "LARS-lasso", "learned dictionary, OMP"),),
+    "C14": ((_lower, "mnist", 1, "k25", "k100"),),
+}
+"""Functions that give findings, each with what it is asked, by claim; none: nothing tests the claim yet."""

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from ksae_lib.io import write_text
-from replication.code_digest import is_current
 from replication.provenance import provenance
 from replication.report.tables import FEWEST_SEEDS, markdown
 from replication.runs import EncoderRun, Run, StoredRun, to_json
@@ -46,7 +45,7 @@ def comparison(study: Study) -> pd.DataFrame:
             values = [run.metrics[measure] for run in seeds[_without_seeds(own.run)]]
             outcome = _outcome(own, committed, measure, values)
             pair = committed.metrics[measure], own.metrics[measure]
-            records.append((own.run.run_id, measure, *pair, outcome, is_current(committed)))
+            records.append((own.run.run_id, measure, *pair, outcome, committed.is_current))
     return pd.DataFrame(records, columns=["run_id", "measure", "committed", "own", "outcome", "same_code"])
 
 

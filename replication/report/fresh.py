@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from replication.code_digest import is_current
 from replication.experiments.base import Experiment
 from replication.report.blocks import filled
 from replication.report.figures import drawn
@@ -51,7 +50,7 @@ def stale(study: Study) -> list[str]:
 def code_state(store: RunStore) -> tuple[int, list[str]]:
     """How many runs a store has, and the ids of those that are of other code than what is here."""
     names = store.names()
-    return len(names), [name for name in names if not is_current(store.read(name))]
+    return len(names), [name for name in names if not store.read(name).is_current]
 
 
 def _notebook_fault(experiment: Experiment, profile: str, executed: Path) -> str | None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from replication.report.claims import CLAIMS, Evidence, _faster, claims
+from replication.report.claims import CHECKS, Evidence, _faster, claims, stated
 from replication.report.paired import compare, paired_table
 from replication.report.write import report_texts
 from replication.runs import ReadoutRun, StoredRun
@@ -143,20 +143,21 @@ def test_paired_table_has_every_other_row(tmp_path: Path) -> None:
 
 def test_every_claim_names_rows_and_notebooks_that_exist(tmp_path: Path) -> None:
     study = evidence(tmp_path)
-    ids = [claim.id for claim in CLAIMS]
+    ids = [claim["id"] for claim in stated()]
     assert len(set(ids)) == len(ids) == 16
+    assert set(ids) == set(CHECKS)
     assert {f"C{number}" for number in range(1, 15)} <= set(ids), "every claim of the paper is listed"
-    assert {claim.notebook for claim in CLAIMS} <= {one.notebook for one in study.experiments}
+    assert {claim["notebook"] for claim in stated()} <= {one.notebook for one in study.experiments}
     named = {
         (table, data, key)
-        for claim in CLAIMS
-        for check, *asked in claim.checks
+        for checks in CHECKS.values()
+        for check, *asked in checks
         if check.__name__ == "_lower"
         for data, table, *keys in [asked]
         for key in keys
     }
     assert len(named) > 20 and named <= set(Evidence(study).rows)
-    assert {claim.id for claim in CLAIMS if not claim.checks} == {"C6", "C12"}
+    assert {name for name, checks in CHECKS.items() if not checks} == {"C6", "C12"}
 
 
 def test_fewer_than_three_seeds_of_a_row_decide_nothing(tmp_path: Path) -> None:

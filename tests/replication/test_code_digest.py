@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from replication import code_digest
-from replication.code_digest import closure, closure_digest, digest_of
+from replication.code_digest import closure, closure_digest
 from replication.methods.k_sparse import KSparse
-from replication.runs import EncoderRun, FinetuneRun, ReadoutRun
+from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, digest_of
 
 ENCODER = EncoderRun(method=KSparse())
 RUNS = {"train": ENCODER, "readout": ReadoutRun(encoder=ENCODER), "finetune": FinetuneRun(encoder=ENCODER)}

@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from replication.code_digest import digest_of
 from replication.report.blocks import Blocks, MarkerError, fill, update_blocks
 from replication.report.fresh import code_state, stale
 from replication.report.write import write_report
+from replication.runs import digest_of
 from replication.study import Study
 
 TRIALS = pd.DataFrame({"alpha": [1.0], "l2": [0.1]})

@@ -5,9 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from replication.code_digest import digest_of
 from replication.experiments.base import PlanError
-from replication.runs import EncoderRun, Run
+from replication.runs import EncoderRun, Run, digest_of
 from replication.study import Study
 from replication.workflow import Workflow, selected
 
