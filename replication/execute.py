@@ -20,7 +20,7 @@ from replication.judge import finetune as tuning
 from replication.judge.gabor import gabor_report
 from replication.judge.readout import evaluate
 from replication.methods.base import Device, Method
-from replication.methods.pixels import Pixels
+from replication.methods.plain import Pixels
 from replication.provenance import provenance
 from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, Run, RunStore, StoredRun, digest_of, stack
 
@@ -50,9 +50,8 @@ class _Work:
         methods = [run.method for run in runs]
         started = time.perf_counter()
         fitted = methods[0].fit_many(
-            methods, [x for x, _ in pairs], [held_out for _, held_out in pairs], checkpoints=checkpoints,
-            progress=self.progress, device=self.device,
-        )  # fmt: skip
+            methods, [x for x, _ in pairs], checkpoints, device=self.device, progress=self.progress
+        )
         elapsed = (time.perf_counter() - started) / len(runs)
         outcomes: list[StoredRun | DivergenceError] = []
         for run, outcome, pair, checkpoint in zip(runs, fitted, pairs, checkpoints, strict=True):
