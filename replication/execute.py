@@ -30,7 +30,7 @@ class Home(Protocol):
 
     store: RunStore
 
-    def model(self, run: EncoderRun, progress: bool | None = None) -> nn.Module:
+    def trained(self, run: EncoderRun, progress: bool | None = None) -> nn.Module:
         """The trained model of a run."""
 
 
@@ -97,7 +97,7 @@ class _Work:
         data = load_data(run.data)
         encoder = run.encoder
         method: Method = Pixels() if encoder is None else encoder.method
-        model = method.build(data.train_x.shape[1]) if encoder is None else self.study.model(encoder, self.progress)
+        model = method.build(data.train_x.shape[1]) if encoder is None else self.study.trained(encoder, self.progress)
         started = time.perf_counter()
         found = evaluate(data, method, model, run.readout, self.device)
         results = {
@@ -117,12 +117,12 @@ class _Work:
         if below is None:
             data = load_data(run.data)
             return data.train_x, data.validation_x
-        model = self.study.model(below, self.progress)
+        model = self.study.trained(below, self.progress)
         train_x, held_out = (_dense(below.method, model, x, run.below_alpha or 1.0) for x in self._inputs(below))
         return train_x, held_out
 
     def _net(self, run: FinetuneRun, data: Dataset) -> tuning.DiscriminativeNet:
-        encoders = [(one.method, self.study.model(one, self.progress)) for one in stack(run.encoder)]
+        encoders = [(one.method, self.study.trained(one, self.progress)) for one in stack(run.encoder)]
         layers = [layer for method, model in encoders for layer in method.hidden_layers(model, run.finetune.alpha)]
         return tuning.new_net(layers, data.train_x.shape[1], data.classes, run.finetune)
 
