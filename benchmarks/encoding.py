@@ -29,7 +29,7 @@ from ksae_lib.model import CodeMode, KSparseAutoencoder
 from ksae_lib.training import TrainConfig, train
 from replication.data import load_data
 from replication.data.base import DataConfig
-from replication.judge.threads import few_threads
+from replication.methods.base import few_threads
 
 OPTIONS = {"k": (25, "atoms of a code"), "epochs": (40, "of training"), "seconds": (60.0, "to learn a dictionary in")}
 UNITS = 1000

@@ -19,7 +19,7 @@ from benchmarks.common import hardware, rounded
 from replication.data import load_data
 from replication.data.base import DataConfig
 from replication.judge.logistic import Features, LogisticProblem, Solution
-from replication.methods.autoencoder import Autoencoder
+from replication.methods.autoencoders import Autoencoder
 from replication.methods.k_sparse import KSparse
 
 OPTIONS = {"examples": (50_000, "training images"), "epochs": (10, "epochs of the encoders")}

@@ -20,7 +20,7 @@ from replication.judge import finetune as tuning
 from replication.judge.gabor import gabor_report
 from replication.judge.readout import evaluate
 from replication.methods.base import Device, Method
-from replication.methods.pixels import Pixels
+from replication.methods.plain import Pixels
 from replication.provenance import provenance
 from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, Run, RunStore, StoredRun, digest_of, stack
 
@@ -30,7 +30,7 @@ class Home(Protocol):
 
     store: RunStore
 
-    def model(self, run: EncoderRun, progress: bool | None = None) -> nn.Module:
+    def trained(self, run: EncoderRun, progress: bool | None = None) -> nn.Module:
         """The trained model of a run."""
 
 
@@ -50,9 +50,8 @@ class _Work:
         methods = [run.method for run in runs]
         started = time.perf_counter()
         fitted = methods[0].fit_many(
-            methods, [x for x, _ in pairs], [held_out for _, held_out in pairs], checkpoints=checkpoints,
-            progress=self.progress, device=self.device,
-        )  # fmt: skip
+            methods, [x for x, _ in pairs], checkpoints, device=self.device, progress=self.progress
+        )
         elapsed = (time.perf_counter() - started) / len(runs)
         outcomes: list[StoredRun | DivergenceError] = []
         for run, outcome, pair, checkpoint in zip(runs, fitted, pairs, checkpoints, strict=True):
@@ -98,7 +97,7 @@ class _Work:
         data = load_data(run.data)
         encoder = run.encoder
         method: Method = Pixels() if encoder is None else encoder.method
-        model = method.build(data.train_x.shape[1]) if encoder is None else self.study.model(encoder, self.progress)
+        model = method.build(data.train_x.shape[1]) if encoder is None else self.study.trained(encoder, self.progress)
         started = time.perf_counter()
         found = evaluate(data, method, model, run.readout, self.device)
         results = {
@@ -118,12 +117,12 @@ class _Work:
         if below is None:
             data = load_data(run.data)
             return data.train_x, data.validation_x
-        model = self.study.model(below, self.progress)
+        model = self.study.trained(below, self.progress)
         train_x, held_out = (_dense(below.method, model, x, run.below_alpha or 1.0) for x in self._inputs(below))
         return train_x, held_out
 
     def _net(self, run: FinetuneRun, data: Dataset) -> tuning.DiscriminativeNet:
-        encoders = [(one.method, self.study.model(one, self.progress)) for one in stack(run.encoder)]
+        encoders = [(one.method, self.study.trained(one, self.progress)) for one in stack(run.encoder)]
         layers = [layer for method, model in encoders for layer in method.hidden_layers(model, run.finetune.alpha)]
         return tuning.new_net(layers, data.train_x.shape[1], data.classes, run.finetune)
 

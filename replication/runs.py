@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -39,7 +39,7 @@ _VERSION = 1
 """Part of every id: raise it when the same config starts to mean other numbers."""
 _LATER = {
     "below": None, "below_alpha": None, "dense_relu": False, "refit": False,
-    "recipe": None, "split": None, "share": None, "source": None, "selection": "sort",
+    "share": None, "source": None, "selection": "sort",
 }  # fmt: skip
 """Settings that came later, left out of ids where they say nothing: earlier ids stay valid."""
 _SAID = {"train": {"engine": "cpu"}, "finetune": {"engine": "auto"}}
@@ -269,6 +269,11 @@ class RunStore:
         if weights and not (self.folder(run) / _WEIGHTS).exists():
             return False
         return self.find(run) is not None
+
+    def has_rounded_weights(self, run: Run) -> bool:
+        """Whether the weights are kept as float16: good to look at, not to carry out other runs on."""
+        with safe_open(self.folder(run) / _WEIGHTS, framework="pt") as file:
+            return any(file.get_slice(name).get_dtype() == "F16" for name in file.keys())  # noqa: SIM118 - no mapping
 
     def find(self, run: Run) -> StoredRun | None:
         """The run, or None where it is missing or cannot be read."""

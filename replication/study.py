@@ -127,9 +127,16 @@ class Study:
         return self.find(run) or self._carry_out(run, progress)
 
     def model(self, run: EncoderRun, progress: bool | None = None) -> nn.Module:
-        """The trained model of a run, from the reader's or the committed weights, else trained now."""
+        """The trained model of a run to look at: from the reader's or the committed weights, else trained now."""
         for store in (self.store, self.evidence):
             if store.has(run, weights=True):
+                return store.load_model(run)
+        return self.trained(run, progress)
+
+    def trained(self, run: EncoderRun, progress: bool | None = None) -> nn.Module:
+        """The trained model that other runs are carried out on: from weights that are not rounded, else trained now."""
+        for store in (self.store, self.evidence):
+            if store.has(run, weights=True) and not store.has_rounded_weights(run):
                 return store.load_model(run)
         self._carry_out(run, progress)
         return self.store.load_model(run)

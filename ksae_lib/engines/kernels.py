@@ -282,27 +282,15 @@ def update(
         visible_bias[i] += visible_velocity[i]
 
 
-@nb.njit(parallel=True, cache=True)
-def keep(z, k, relu, support, code):
-    """Indices and values of the k largest of each row of ``z``; longer rows of the results keep their rest."""
-    for e in nb.prange(z.shape[0]):
-        _keep_row(z[e], k, relu, support[e], code[e])
-
-
 @nb.njit(nogil=True, cache=True)
 def keep_rows(z, k, relu, support, code):
-    """``keep`` in the calling thread alone."""
+    """Indices and values of the k largest of each row of ``z``, in the calling thread alone."""
     for e in range(z.shape[0]):
-        _keep_row(z[e], k, relu, support[e], code[e])
-
-
-@nb.njit
-def _keep_row(z, k, relu, support, code):
-    select(z, k, support)
-    # A row that is not finite has a support all the same: its code must tell.
-    nothing = _zero_or_nan(z)
-    for j in range(k):
-        c = z[support[j]]
-        if relu and c < 0:
-            c = c * 0
-        code[j] = c + nothing
+        select(z[e], k, support[e])
+        # A row that is not finite has a support all the same: its code must tell.
+        nothing = _zero_or_nan(z[e])
+        for j in range(k):
+            c = z[e, support[e, j]]
+            if relu and c < 0:
+                c = c * 0
+            code[e, j] = c + nothing

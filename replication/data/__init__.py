@@ -25,4 +25,8 @@ def load_data(config: DataConfig) -> Dataset:
         DataError: a file is missing or altered.
         ValueError: a size is not available.
     """
-    return DATASETS[config.name].load(config, data_root())
+    data = DATASETS[config.name].load(config, data_root())
+    for part, size in zip(("train", "validation", "test"), config.sizes, strict=True):
+        if (there := len(getattr(data, f"{part}_x"))) < size:
+            raise ValueError(f"{part}_size = {size} is not available: choose a number from 1 to {there}.")
+    return data

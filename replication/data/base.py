@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ class DataConfig:
     """Which data, how much of it, and its split.
 
     Raises:
-        ValueError: there is no such data set, or it has no such recipe or split.
+        ValueError: there is no such data set, it has no such setting, or a size is not above 0.
     """
 
     name: str = "mnist"
@@ -31,10 +32,6 @@ class DataConfig:
     train_size: int = 50_000
     validation_size: int = 10_000
     test_size: int = 10_000
-    recipe: str | None = None
-    """How NORB's pairs are prepared, see ``norb.load``; None: as printed."""
-    split: str | None = None
-    """How NORB's pairs are separated, see ``norb.load``; None: at random."""
     share: int | None = None
     """toy NORB of every share-th pair alone, for tests."""
     source: str | None = None
@@ -43,21 +40,22 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.name not in DATASETS:
             raise ValueError(f"There is no data set {self.name!r}: choose one of {', '.join(DATASETS)}.")
-        known = DATASETS[self.name]
-        for name, choices in (("recipe", known.recipes), ("split", known.splits)):
-            value = getattr(self, name)
-            if value is not None and value not in choices:
-                has = f"NORB has {', '.join(choices)}" if choices else f"{self.title} has none"
-                raise ValueError(f"{name} = {value!r} is not possible: {has}.")
-        if (self.source is None) == known.of_images:
+        if min(self.sizes) < 1:
+            raise ValueError(f"Sizes {self.sizes} are not possible: name at least one example for each part.")
+        if (self.source is None) == (DATASETS[self.name].whole is None):
             raise ValueError(f"source = {self.source!r} is not possible: patches have one, {self.name} data none.")
         if self.share is not None and (not self.is_stand_in or self.share < 1):
             raise ValueError(f"share = {self.share} is not possible: a whole number from 1, of toy NORB alone.")
 
     @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Examples for training, validation and test."""
+        return self.train_size, self.validation_size, self.test_size
+
+    @property
     def is_whole(self) -> bool:
         """Whether every example of the data set is used; of patches there is no end."""
-        return DATASETS[self.name].whole in (None, (self.train_size, self.validation_size, self.test_size))
+        return DATASETS[self.name].whole in (None, self.sizes)
 
     @property
     def is_stand_in(self) -> bool:
@@ -110,18 +108,13 @@ class Source:
     Args:
         title: what tables call it.
         load: makes the arrays that a config asks for from the files in the folder of data sets.
-        whole: examples for training, validation and test; None where their number is the reader's choice.
-        recipes, splits: what a config's ``recipe`` and ``split`` may be.
-        of_images: whether a config names the ``source`` of its images.
+        whole: examples for training, validation and test; None: a config says of which ``source`` and how many.
         is_stand_in: whether the data only stand in for those of the paper.
     """
 
     title: str
     load: Callable[[DataConfig, Path], Dataset]
     whole: tuple[int, int, int] | None = None
-    recipes: tuple[str, ...] = ()
-    splits: tuple[str, ...] = ()
-    of_images: bool = False
     is_stand_in: bool = False
 
 
@@ -129,15 +122,20 @@ DATASETS: dict[str, Source] = {}
 """Every data set by its name; ``replication.data`` fills it."""
 
 
-def check_sizes(config: DataConfig, *there: int) -> None:
-    """Refuse a config that asks for more examples for training, validation or test than there are, or for none.
+def read_published(path: Path, remedy: str, **digest: str) -> bytes:
+    """Content of a published file, verified by its ``md5=…`` or ``sha256=…`` if that is given.
 
     Raises:
-        ValueError: a size is not available.
+        DataError: the file is missing, cannot be read, or is not the published one; the message ends with the remedy.
     """
-    for name, most in zip(("train_size", "validation_size", "test_size"), there, strict=True):
-        if not 1 <= getattr(config, name) <= most:
-            raise ValueError(f"{name} = {getattr(config, name)} is not available: choose a number from 1 to {most}.")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} is missing or cannot be read ({error.strerror}): {remedy}.") from error
+    for algorithm, wanted in digest.items():
+        if hashlib.new(algorithm, content).hexdigest() != wanted:
+            raise DataError(f"{path} is not the official file (truncated or altered): delete it and {remedy}.")
+    return content
 
 
 def data_root() -> Path:

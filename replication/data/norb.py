@@ -5,39 +5,32 @@ LeCun, Huang and Bottou, CVPR 2004: stereo pairs of 50 toys in 5 categories; oth
 
 from __future__ import annotations
 
-import errno
 import gzip
 import hashlib
 import math
 import shutil
 import sys
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch.nn.functional import interpolate
 
 from ksae_lib.io import atomic_path
-from replication.data.base import DataConfig, DataError, Dataset, Source, check_sizes
+from replication.data.base import DataConfig, DataError, Dataset, Source, read_published
 
 TRAINING = "smallnorb-5x46789x9x18x6x2x96x96-training"
 TESTING = "smallnorb-5x01235x9x18x6x2x96x96-testing"
 MATLAB = "smallnorb-matlab.mat"
 """The MATLAB form's name in our folder."""
-CATEGORIES = ("animal", "human", "airplane", "truck", "car")
 TOYS = {TRAINING: (4, 6, 7, 8, 9), TESTING: (0, 1, 2, 3, 5)}
 """Instances of each category in the two halves."""
 WHOLE = 20_000, 4_300, 24_300
-RECIPES, SPLITS = ("printed", "author"), ("random", "instance")
 SIDE = 96
 _INNER, _SMALL = 64, 32
 _BLOCK = 300
 _TIMEOUT_SECONDS = 30.0
-_OUR_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 BASES = ("https://cs.nyu.edu/~ylclab/data/norb-v1.0-small/", "https://cs.nyu.edu/~yann/data/norb-v1.0-small/")
 OFFICIAL = {
@@ -52,29 +45,13 @@ OFFICIAL = {
 _MAGIC = {"u1": 0x1E3D4C55, "<i4": 0x1E3D4C54}
 
 
-class Part(NamedTuple):
-    """Training or test half of NORB, preprocessed but not standardized."""
+def fetch(folder: Path, bases: Iterable[str] = BASES) -> None:
+    """Bring the official files here from addresses that are tried in this order for each file; those here stay.
 
-    x: np.ndarray
-    """Both channels of each pair in one row, grey levels 0 … 255 (shape: [pairs, inputs], float32)."""
-    y: np.ndarray
-    """Categories (shape: [pairs], int64), see ``CATEGORIES``."""
-    info: np.ndarray | None
-    """instance, elevation, azimuth, lighting (shape: [pairs, 4], int32); the MATLAB form does not tell them."""
-    sha256: str
-    """Digest of the unpacked files."""
-
-
-def fetch(folder: Path, bases: Sequence[str] = BASES, files: Mapping[str, str] = OFFICIAL) -> None:
-    """Bring files here; one takes its name when its SHA-256 is right and not before. Files that are here stay.
-
-    Args:
-        folder: where they go; made if it is not there.
-        bases: addresses or folders that have the files, tried in this order for each file.
-        files: SHA-256 by name.
+    A file takes its name when its SHA-256 is right and not before.
 
     Raises:
-        DataError: no base gave a file, or what it gave is not the published one.
+        DataError: no address gave a file, or what it gave is not the published one.
         OSError: the disk is full or must not be written.
     """
     import pooch
@@ -82,21 +59,15 @@ def fetch(folder: Path, bases: Sequence[str] = BASES, files: Mapping[str, str] =
     # Otherwise a server may declare the archive a compressed page, and it arrives unpacked.
     as_it_is = {"Accept-Encoding": "identity"}
     http = pooch.HTTPDownloader(sys.stderr.isatty(), 1 << 20, timeout=_TIMEOUT_SECONDS, headers=as_it_is)
-
-    def bring(address: str, path: str, _: Any) -> None:
-        if "://" in address:
-            http(address, path, None)
-        else:
-            shutil.copyfile(address, path)
-
-    for name, sha256 in files.items():
+    for name, sha256 in OFFICIAL.items():
         reasons = []
         for base in bases:
             try:
-                pooch.retrieve(f"{base.rstrip('/')}/{name}", sha256, name, folder, downloader=bring)
+                pooch.retrieve(f"{base.rstrip('/')}/{name}", sha256, name, folder, downloader=http)
                 break
             except (OSError, ValueError) as error:
-                if isinstance(error, OSError) and error.errno in _OUR_DISK:
+                # Errors of this machine have a number; those of the connection, though OSErrors too, have none.
+                if isinstance(error, OSError) and error.errno:
                     raise
                 reasons.append(f"{base}: {error}")
         else:
@@ -114,134 +85,85 @@ def take(folder: Path, source: Path) -> None:
         OSError: the disk is full or must not be written.
     """
     others = [source] if source.is_file() else sorted(p for p in source.glob("*.mat") if f"{p.name}.gz" not in OFFICIAL)
-    if not others or (source / f"{TRAINING}-dat.mat.gz").exists():
-        fetch(folder, [str(source)])
+    if others and not (source / f"{TRAINING}-dat.mat.gz").exists():
+        _read_matlab(others[0])
+        with atomic_path(folder / MATLAB) as copy:
+            shutil.copyfile(others[0], copy)
         return
-    _matlab_halves(others[0], "printed")
-    with atomic_path(folder / MATLAB) as copy:
-        shutil.copyfile(others[0], copy)
+    for name, sha256 in OFFICIAL.items():
+        content = read_published(source / name, "name a folder with the official files or MATLAB's", sha256=sha256)
+        with atomic_path(folder / name) as copy:
+            copy.write_bytes(content)
 
 
-def are_official(folder: Path) -> bool:
-    """Whether the files in a folder are the published archives; of unpacked files there is no telling.
+def read_matrix(path: Path, dtype: str, row: tuple[int, ...]) -> tuple[np.ndarray, str]:
+    """A matrix file of type ``u1`` or ``<i4`` (shape: [pairs, *row]), and the SHA-256 of its unpacked bytes.
 
-    Raises:
-        DataError: an archive is not the published one.
-    """
-    packed = [folder / name for name in OFFICIAL if (folder / name).is_file()]
-    for path in packed:
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != OFFICIAL[path.name]:
-                raise DataError(f"{path} is not the official file: delete it and run 'ksae data get norb'.")
-    return len(packed) == len(OFFICIAL)
-
-
-def read_matrix(
-    path: Path, dtype: str, row: tuple[int, ...], digest: Any, length: int = _BLOCK
-) -> Iterator[np.ndarray]:
-    """A matrix file, compressed (``.gz``) or not, in blocks along its first dimension.
-
-    Args:
-        path: the file.
-        dtype: of its entries, ``u1`` or ``<i4``.
-        row: its sizes but the first.
-        digest: takes in the unpacked bytes.
-        length: rows of a block.
+    The official archive, ``.gz`` beside the path of the unpacked file, is preferred and verified.
 
     Raises:
-        DataError: the file is missing, damaged, or of another size or type.
+        DataError: the file is missing, not the published one, or of another size or type.
     """
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            # There are always at least three sizes, of which those past the number of dimensions mean nothing.
-            header = file.read(4 * (2 + max(3, 1 + len(row))))
-            digest.update(header)
-            magic, dimensions, pairs, *sizes = np.frombuffer(header, "<i4").tolist()
-            is_norb = (magic, dimensions, *sizes[: len(row)]) == (_MAGIC[dtype], 1 + len(row), *row)
-            if not is_norb or not 1 <= pairs <= WHOLE[2]:
-                raise DataError(
-                    f"{path} is not NORB's matrix of {row} for each pair: it starts with {magic:#x}, {dimensions}, "
-                    f"{pairs}, {sizes}. Get the official file again."
-                )
-            for start in range(0, pairs, length):
-                rows = min(length, pairs - start)
-                data = file.read(rows * math.prod(row) * np.dtype(dtype).itemsize)
-                digest.update(data)
-                yield np.frombuffer(data, dtype).reshape(rows, *row)
-            if file.read(1):
-                raise DataError(f"{path} is longer than its header says: get the official file again.")
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing: 'ksae data get norb' fetches it.") from error
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise DataError(f"{path} is truncated or damaged ({error}): get the official file again.") from error
+    archive, remedy = path.with_suffix(".mat.gz"), "run 'ksae data get norb'"
+    if path.exists() and not archive.exists():
+        content = read_published(path, remedy)
+    else:
+        content = gzip.decompress(read_published(archive, remedy, sha256=OFFICIAL[archive.name]))
+    # There are always at least three sizes, of which those past the number of dimensions mean nothing.
+    start = 4 * (2 + max(3, 1 + len(row)))
+    pairs, rest = divmod(len(content) - start, math.prod(row) * np.dtype(dtype).itemsize)
+    header = np.array([_MAGIC[dtype], 1 + len(row), pairs, *row], "<i4").tobytes()
+    if pairs < 1 or rest or not content.startswith(header):
+        raise DataError(f"{path} is damaged or not NORB's matrix of {row} for each pair: get the official file again.")
+    return np.frombuffer(content, dtype, offset=start).reshape(pairs, *row), hashlib.sha256(content).hexdigest()
 
 
-def write_matrix(path: Path, shape: tuple[int, ...], dtype: str, blocks: Iterable[ArrayLike]) -> None:
-    """Write a matrix file of a shape and type, block after block; whole or not at all."""
-    sizes = (*shape, *(1,) * (3 - len(shape)))
+def write_matrix(path: Path, matrix: np.ndarray) -> None:
+    """Write a matrix file, whole or not at all; entries are of type ``u1`` or ``<i4``."""
+    sizes = (*matrix.shape, *(1,) * (3 - matrix.ndim))
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        file.write(np.array([_MAGIC[dtype], len(shape), *sizes], "<i4").tobytes())
-        for block in blocks:
-            file.write(np.asarray(block).astype(dtype).tobytes())
+        file.write(np.array([_MAGIC[matrix.dtype.str.lstrip("|")], matrix.ndim, *sizes], "<i4").tobytes())
+        matrix.tofile(file)
 
 
-def small_images(pairs: np.ndarray, recipe: str = "printed") -> np.ndarray:
+def small_images(pairs: np.ndarray) -> np.ndarray:
     """Inner 64 × 64 pixels of each channel, resized to 32 × 32, both channels in one row (section 4.1).
 
     The resize is bicubic with antialiasing (the kernel is widened by the factor of two; the paper does not say), as
-    Pillow does it but without rounding to whole grey levels. ``author``: bilinear, as the first author's later code.
-
-    Args:
-        pairs: grey levels 0 … 255 (shape: [pairs, 2, 96, 96]).
-        recipe: which preprocessing.
-
-    Returns:
-        Grey levels (shape: [pairs, 2048], float32).
+    Pillow does it but without rounding to whole grey levels (shape: [pairs, 2, 96, 96] to [pairs, 2048], float32).
     """
     edge = (SIDE - _INNER) // 2
-    inner = torch.from_numpy(pairs[:, :, edge : edge + _INNER, edge : edge + _INNER].astype(np.float32))
-    mode = "bicubic" if recipe == "printed" else "bilinear"
-    small = interpolate(inner, size=(_SMALL, _SMALL), mode=mode, antialias=True)
-    return small.reshape(len(pairs), -1).numpy()
+    small = np.empty((len(pairs), 2 * _SMALL**2), np.float32)
+    for start in range(0, len(pairs), _BLOCK):
+        inner = pairs[start : start + _BLOCK, :, edge:-edge, edge:-edge].astype(np.float32)
+        resized = interpolate(torch.from_numpy(inner), size=(_SMALL, _SMALL), mode="bicubic", antialias=True)
+        small[start : start + _BLOCK] = resized.flatten(1).numpy()
+    return small
 
 
-def read_part(folder: Path, name: str, recipe: str = "printed") -> Part:
-    """Read and preprocess one half, block by block, so that full-size images are never all in memory.
-
-    Args:
-        folder: where the three files are, compressed or not.
-        name: ``TRAINING`` or ``TESTING``.
-        recipe: which preprocessing.
+def read_half(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray, str]:
+    """Small images, categories and the files' digest of one half, ``TRAINING`` or ``TESTING``.
 
     Raises:
         DataError: a file is missing, damaged, or not of this half of NORB.
     """
-    digests = {kind: hashlib.sha256() for kind in ("dat", "cat", "info")}
-
-    def blocks(kind: str, dtype: str, *row: int) -> Iterator[np.ndarray]:
-        packed, unpacked = folder / f"{name}-{kind}.mat.gz", folder / f"{name}-{kind}.mat"
-        path = unpacked if unpacked.exists() and not packed.exists() else packed
-        return read_matrix(path, dtype, row, digests[kind])
-
-    y, info = np.concatenate(list(blocks("cat", "<i4"))), np.concatenate(list(blocks("info", "<i4", 4)))
-    x = np.concatenate([small_images(block, recipe) for block in blocks("dat", "u1", 2, SIDE, SIDE)])
-    for kind, fits in (
-        ("cat", len(y) == len(x) and set(y) <= set(range(len(CATEGORIES)))),
-        ("info", len(info) == len(x) and set(info[:, 0]) <= set(TOYS[name])),
-    ):
-        if not fits:
+    y, of_y = read_matrix(folder / f"{name}-cat.mat", "<i4", ())
+    info, of_info = read_matrix(folder / f"{name}-info.mat", "<i4", (4,))
+    pairs, of_pairs = read_matrix(folder / f"{name}-dat.mat", "u1", (2, SIDE, SIDE))
+    for kind, said, possible in (("cat", y, range(5)), ("info", info[:, 0], TOYS[name])):
+        if len(said) != len(pairs) or not np.isin(said, possible).all():
             raise DataError(f"{name}-{kind}.mat in {folder} is not of these images: get the official files again.")
-    sha256 = hashlib.sha256("".join(digest.hexdigest() for digest in digests.values()).encode()).hexdigest()
-    return Part(x, y.astype(np.int64), info, sha256)
+    sha256 = hashlib.sha256(f"{of_pairs}{of_y}{of_info}".encode()).hexdigest()
+    return small_images(pairs), y.astype(np.int64), sha256
 
 
-def _matlab_halves(path: Path, recipe: str) -> tuple[Part, Part]:
+def _read_matlab(path: Path) -> list[tuple[np.ndarray, np.ndarray, str]]:
     """Both halves of the MATLAB form: square images of any size as columns or rows; smaller than NORB's they stay."""
     from scipy.io import loadmat
 
-    parts = []
+    halves = []
     try:
-        held = loadmat(path, appendmat=False)
+        held, sha256 = loadmat(path, appendmat=False), hashlib.sha256(path.read_bytes()).hexdigest()
         for half in ("train", "test"):
             kinds, y = np.unique(held[f"{half}_cat_s"].ravel(), return_inverse=True)
             if not np.array_equal(kinds, np.unique(held["train_cat_s"])):
@@ -251,82 +173,58 @@ def _matlab_halves(path: Path, recipe: str) -> tuple[Part, Part]:
             side = math.isqrt(columns[0].size // len(y))
             # MATLAB runs through an image column by column.
             pairs = np.stack([c.reshape(side, side, len(y), order="F").transpose(2, 0, 1) for c in columns], axis=1)
-            grey = pairs.astype(np.float32) * (255 if pairs.max() <= 1 else 1)
-            x = small_images(grey, recipe) if side == SIDE else grey.reshape(len(y), -1)
-            parts.append(Part(x, y.astype(np.int64), None, hashlib.sha256(path.read_bytes()).hexdigest()))
+            x = small_images(pairs) if side == SIDE else pairs.reshape(len(y), -1).astype(np.float32)
+            halves.append((x, y.astype(np.int64), sha256))
     # A damaged file leads SciPy's reader into errors of any kind.
     except Exception as error:
         raise DataError(
             f"{path} is not NORB's MATLAB form ({error}): it holds train_left_s, train_right_s, train_cat_s and the "
             "same of test, saved with MATLAB's -v7."
         ) from error
-    return parts[0], parts[1]
+    return halves
 
 
 def load_norb(folder: Path, config: DataConfig) -> Dataset:
-    """NORB's two halves, the first separated into training and validation pairs (section 4.1).
+    """NORB's two halves, the first separated at random into training and validation pairs, 20,000 to 4,300.
 
-    Recipe ``printed``: bicubic, each dimension standardized by the training pairs; ``author``: bilinear, grey levels
-    divided by 255. Split ``random`` separates pairs at random as the paper does, 20,000 to 4,300. Every toy is then in
-    both parts, so the validation error says little about the toys of the test set, none of which is in the training
-    half; ``instance`` validates on all pairs of one toy of each category instead.
-
-    Args:
-        folder: where the files are.
-        config: recipe, split, its seed, and how many pairs of each part to take, drawn at random.
+    Each dimension is standardized by the training pairs (section 4.1). Every toy is in both parts of the first half and
+    none of them in the test set, so the validation error says little about the toys of the test set.
 
     Raises:
         DataError: a file is missing or damaged.
-        ValueError: a size is not available, a dimension never varies, or the files do not say which toys they show.
+        ValueError: a dimension never varies.
     """
-    recipe, split, seed = config.recipe or RECIPES[0], config.split or SPLITS[0], config.split_seed
     if (folder / MATLAB).exists() and not any(folder.glob(f"{TRAINING}-*")):
-        first, second = _matlab_halves(folder / MATLAB, recipe)
-        side = math.isqrt(first.x.shape[1] // 2)
-        files = f"matlab form, {side} × {side}, as circulated, not verified"
+        halves, files = _read_matlab(folder / MATLAB), "matlab form, as circulated, not verified"
     else:
-        side, files = _SMALL, "official archives" if are_official(folder) else "unpacked, not verified"
-        first, second = read_part(folder, TRAINING, recipe), read_part(folder, TESTING, recipe)
-    order = np.random.default_rng(seed).permutation(len(first.x))
-    if split == "random":
-        border = len(first.x) * WHOLE[0] // sum(WHOLE[:2])
-        train, validation = order[:border], order[border:]
-    elif first.info is None:
-        raise ValueError("split = 'instance' is not possible: NORB's MATLAB form does not say which toy a pair shows.")
-    else:
-        toys = np.unique(first.info[:, 0])
-        held_out = first.info[order, 0] == toys[seed % len(toys)]
-        train, validation = order[~held_out], order[held_out]
-    check_sizes(config, len(train), len(validation), len(second.x))
-    train, validation = train[: config.train_size], validation[: config.validation_size]
+        is_official = all((folder / name).exists() for name in OFFICIAL)
+        halves = [read_half(folder, name) for name in TOYS]
+        files = "official archives" if is_official else "unpacked, not verified"
+    (first_x, first_y, first_sha256), (second_x, second_y, second_sha256) = halves
+    order = np.random.default_rng(config.split_seed).permutation(len(first_x))
+    border, side = len(first_x) * WHOLE[0] // sum(WHOLE[:2]), math.isqrt(first_x.shape[1] // 2)
+    train, validation = order[:border][: config.train_size], order[border:][: config.validation_size]
     # Neighbours in the files may be of one toy.
-    test = np.sort(np.random.default_rng(seed).permutation(len(second.x))[: config.test_size])
-    parts = first.x[train], first.x[validation], second.x[test]
-    mean, scale = np.zeros(1, np.float32), np.full(1, 255, np.float32)
-    if recipe == "printed":
-        mean, scale = (moment(axis=0, dtype=np.float64).astype(np.float32) for moment in (parts[0].mean, parts[0].std))
+    test = np.sort(np.random.default_rng(config.split_seed).permutation(len(second_x))[: config.test_size])
+    parts = first_x[train], first_x[validation], second_x[test]
+    mean, scale = (moment(axis=0, dtype=np.float64).astype(np.float32) for moment in (parts[0].mean, parts[0].std))
     if scale.min() == 0:
         raise ValueError("A pixel is the same in all training pairs and cannot be standardized: take more pairs.")
+    pixels = f"{side} × {side}, standardized by the training pairs"
     for x in parts:
         x -= mean
         x /= scale
     return Dataset(
         train_x=parts[0],
-        train_y=first.y[train],
+        train_y=first_y[train],
         validation_x=parts[1],
-        validation_y=first.y[validation],
+        validation_y=first_y[validation],
         test_x=parts[2],
-        test_y=second.y[test],
+        test_y=second_y[test],
         image_shape=(2, side, side),
-        preprocessing={"recipe": recipe, "split": split, "split_seed": seed, "files": files},
-        sha256=hashlib.sha256((first.sha256 + second.sha256).encode()).hexdigest(),
+        preprocessing={"pixels": pixels, "split_seed": config.split_seed, "files": files},
+        sha256=hashlib.sha256((first_sha256 + second_sha256).encode()).hexdigest(),
     )
 
 
-SOURCE = Source(
-    title="NORB",
-    load=lambda config, root: load_norb(root / "NORB", config),
-    whole=WHOLE,
-    recipes=RECIPES,
-    splits=SPLITS,
-)
+SOURCE = Source(title="NORB", load=lambda config, root: load_norb(root / "NORB", config), whole=WHOLE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -16,7 +17,6 @@ CONTRAST, ZCA_EPSILON = 10.0, 0.1
 """Coates et al.'s constants, for grey levels 0 … 255: added to a patch's variance, and to the eigenvalues."""
 SIDE = 8
 _BLOCK = 20_000
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 
 
 def load(config: DataConfig, root: Path) -> Dataset:
@@ -25,59 +25,45 @@ def load(config: DataConfig, root: Path) -> Dataset:
     Args:
         config: which patches and how many. Its ``source`` is ``cifar10`` (the 50,000 training images, through
             torchvision), ``samples`` (scikit-learn's two photographs), or the path of an ``.npz`` file with an array
-            ``images`` or of a folder of image files, from the folder of data sets if it is not absolute.
+            ``images`` (shape: [images, height, width, 3], uint8), from the folder of data sets if it is not absolute.
         root: the folder of data sets.
 
     Raises:
         DataError: the images are missing, cannot be read, or are smaller than a patch.
-        ValueError: not one patch is wanted.
     """
-    sizes, source = (config.train_size, config.validation_size, config.test_size), config.source or "samples"
-    if min(sizes) < 1:
-        raise ValueError(f"{sizes} patches are not possible: name at least one of each part.")
-    images = _images(source, root)
-    digest = hashlib.sha256()
-    for image in images:
-        digest.update(image.tobytes())
-    x = random_patches(images, sum(sizes), SIDE, np.random.default_rng(config.split_seed))
-    for start in range(0, len(x), _BLOCK):
-        x[start : start + _BLOCK] = normalize_contrast(x[start : start + _BLOCK])
+    assert config.source is not None
+    images = _images(config.source, root)
+    x = random_patches(images, sum(config.sizes), np.random.default_rng(config.split_seed))
+    for block in _blocks(x):
+        block[:] = normalize_contrast(block)
     mean, matrix = zca(x[: config.train_size])
-    for start in range(0, len(x), _BLOCK):
-        x[start : start + _BLOCK] = (x[start : start + _BLOCK] - mean) @ matrix
-    train_x, validation_x, test_x = np.split(x, np.cumsum(sizes)[:2])
-    train_y, validation_y, test_y = (np.zeros(size, np.int64) for size in sizes)
-    made = {"source": Path(source).name, "contrast": CONTRAST, "zca_epsilon": ZCA_EPSILON, "side": SIDE}
+    for block in _blocks(x):
+        block[:] = (block - mean) @ matrix
+    train_x, validation_x, test_x = np.split(x, np.cumsum(config.sizes)[:2])
+    train_y, validation_y, test_y = (np.zeros(size, np.int64) for size in config.sizes)
+    made = {"source": Path(config.source).name, "contrast": CONTRAST, "zca_epsilon": ZCA_EPSILON, "side": SIDE}
     return Dataset(
         *(train_x, train_y, validation_x, validation_y, test_x, test_y),
         image_shape=(SIDE, SIDE, 3),
         preprocessing={**made, "split_seed": config.split_seed},
-        sha256=digest.hexdigest(),
+        sha256=hashlib.sha256(images.tobytes()).hexdigest(),
     )
 
 
-def random_patches(images: list[np.ndarray], count: int, side: int, rng: np.random.Generator) -> np.ndarray:
-    """Patches at random places of random images, larger images more often (shape: [count, side · side · 3], float32).
-
-    Args:
-        images: grey levels 0 … 255 (shape of each: [height, width, 3], uint8).
-        count: how many.
-        side: in pixels.
-        rng: decides which.
+def random_patches(images: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Patches at random places of random images (shape: [count, 192], float32).
 
     Raises:
-        DataError: an image is smaller than a patch.
+        DataError: the images are smaller than a patch.
     """
-    room = np.array([(image.shape[0] - side + 1, image.shape[1] - side + 1) for image in images])
-    if room.min() < 1:
-        raise DataError(f"An image is smaller than a patch of {side} × {side} pixels: leave it out.")
-    places = room.prod(axis=1)
-    which = rng.choice(len(images), count, p=places / places.sum())
-    top, left = rng.integers(room[which, 0]), rng.integers(room[which, 1])
-    patches = np.empty((count, side, side, 3), np.float32)
-    for patch, image, row, column in zip(patches, which, top, left, strict=True):
-        patch[:] = images[image][row : row + side, column : column + side]
-    return patches.reshape(count, -1)
+    height, width = images.shape[1] - SIDE + 1, images.shape[2] - SIDE + 1
+    if min(height, width) < 1:
+        raise DataError(f"The images are smaller than a patch of {SIDE} × {SIDE} pixels: take larger ones.")
+    # Probabilities and limits of their own for each patch: others would change the patches of committed runs.
+    which = rng.choice(len(images), count, p=np.full(len(images), 1 / len(images)))
+    top, left = rng.integers(np.full(count, height)), rng.integers(np.full(count, width))
+    windows = np.lib.stride_tricks.sliding_window_view(images, (SIDE, SIDE), axis=(1, 2))
+    return windows[which, top, left].transpose(0, 2, 3, 1).reshape(count, -1).astype(np.float32)
 
 
 def normalize_contrast(patches: np.ndarray) -> np.ndarray:
@@ -93,60 +79,40 @@ def zca(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     mean = patches.mean(axis=0, dtype=np.float64)
     covariance = np.zeros((len(mean), len(mean)))
-    for start in range(0, len(patches), _BLOCK):
-        block = patches[start : start + _BLOCK] - mean
-        covariance += block.T @ block
+    for block in _blocks(patches):
+        centred = block - mean
+        covariance += centred.T @ centred
     values, vectors = np.linalg.eigh(covariance / max(1, len(patches) - 1))
     matrix = vectors / np.sqrt(np.maximum(values, 0) + ZCA_EPSILON) @ vectors.T
     return mean.astype(np.float32), matrix.astype(np.float32)
 
 
-def _images(source: str, root: Path) -> list[np.ndarray]:
-    if source == "samples":
-        from sklearn.datasets import load_sample_images
-
-        return list(load_sample_images().images)
-    if source == "cifar10":
-        from torchvision.datasets import CIFAR10
-
-        try:
-            return list(CIFAR10(str(root), train=True).data)
-        except RuntimeError as error:
-            raise DataError(
-                f"CIFAR-10 is missing or damaged in {root}: unpack the official cifar-10-python.tar.gz there."
-            ) from error
-    return _archive(root / source) if source.endswith(".npz") else _folder(root / source)
+def _blocks(x: np.ndarray) -> Iterator[np.ndarray]:
+    yield from (x[start : start + _BLOCK] for start in range(0, len(x), _BLOCK))
 
 
-def _archive(path: Path) -> list[np.ndarray]:
+def _images(source: str, root: Path) -> np.ndarray:
+    images: Any
     try:
-        with np.load(path) as archive:
-            images: Any = archive["images"]
-    except (OSError, KeyError, TypeError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+        if source == "samples":
+            from sklearn.datasets import load_sample_images
+
+            images = np.array(load_sample_images().images)
+        elif source == "cifar10":
+            from torchvision.datasets import CIFAR10
+
+            images = CIFAR10(str(root), train=True).data
+        else:
+            with np.load(root / source) as archive:
+                images = archive["images"]
+        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or not len(images):
+            raise ValueError(f"its images are {images.dtype} {images.shape}, not uint8 [n, height, width, 3]")
+    except (OSError, KeyError, TypeError, ValueError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
         raise DataError(
-            f"{path} is missing or cannot be read ({error}): name an .npz file with an array 'images'; data/README.md "
-            "tells how to make that of CIFAR-10."
+            f"{source} is missing in {root} or cannot be read ({error}): name an .npz file with an array 'images', "
+            "'cifar10' or 'samples'; data/README.md tells how to get CIFAR-10."
         ) from error
-    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or not len(images):
-        raise DataError(f"{path} holds {images.dtype} {images.shape}: images are uint8 of [n, height, width, 3].")
-    return list(images)
-
-
-def _folder(path: Path) -> list[np.ndarray]:
-    from PIL import Image
-
-    files = sorted(file for file in path.glob("*") if file.suffix.lower() in _SUFFIXES) if path.is_dir() else []
-    if not files:
-        raise DataError(f"{path} is not a folder of images: name one, an .npz file, 'cifar10' or 'samples'.")
-    images = []
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                images.append(np.asarray(image.convert("RGB")))
-        # Pillow tells what is no image by an OSError too.
-        except OSError as error:
-            raise DataError(f"{file} cannot be read as an image ({error}): leave it out.") from error
     return images
 
 
-SOURCE = Source(title="natural patches", load=load, of_images=True)
+SOURCE = Source(title="natural patches", load=load)

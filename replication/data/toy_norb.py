@@ -6,10 +6,8 @@ two cameras from NORB's 9 elevations and 18 azimuths under 6 lightings; other to
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import lru_cache
 from math import cos, radians, sin
 from pathlib import Path
@@ -17,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from replication.data import norb
-from replication.data.norb import SIDE, TOYS, write_matrix
+from replication.data.base import DataConfig, Dataset, Source
+from replication.data.norb import SIDE, TOYS, WHOLE, load_norb, write_matrix
 
 VERSION = 1
 """Names the folder of the files: raise it when they change."""
@@ -121,15 +119,12 @@ def _rotation(turn: Vector) -> np.ndarray:
 
 @lru_cache
 def _toy(category: int, instance: int) -> list[tuple[Any, ...]]:
-    """Of each part of a toy: is it a box, its centre, the matrix that makes it the unit ball or cube, reach, shade.
-
-    Toys differ in size, brightness and, by up to 20°, in where they look at azimuth 0: without that a linear
-    classifier of pixels finds the test half far easier than NORB's.
-    """
+    """Of each part of a toy: is it a box, its centre, the matrix that makes it the unit ball or cube, reach, shade."""
     rng = np.random.default_rng([0, category, instance])
     parts = list((_animal, _human, _airplane, _truck, _car)[category](rng.uniform))
     centres, reach = np.array([part.centre for part in parts]), np.array([[max(part.radii)] for part in parts])
     low, high = (centres - reach).min(axis=0), (centres + reach).max(axis=0)
+    # Without toys of different size, brightness and direction, pixels tell the test half's categories far too easily.
     shade, heading = rng.uniform(0.5, 1.15), rng.uniform(-radians(20), radians(20))
     scale, toy = rng.uniform(0.7, 1) * 2 / (high - low).max(), []
     for (x, y, z), radii, (a, b, c), part_shade, is_box in parts:
@@ -171,30 +166,28 @@ def _view(design: list[int], offset: float, rng: np.random.Generator) -> np.ndar
         normal = normal @ local
         light = np.maximum(normal @ lights.T, 0).sum(axis=-1) / np.linalg.norm(normal, axis=-1)
         depth[window][seen], image[window][seen] = t[seen], np.minimum(shade * (_AMBIENT + light), 255)
-    return np.clip(image + _NOISE * rng.standard_normal((SIDE, SIDE), dtype=np.float32), 0, 255).round()
+    image += _NOISE * rng.standard_normal((SIDE, SIDE), dtype=np.float32)
+    return np.clip(image, 0, 255).round().astype(np.uint8)
 
 
 def toy_norb_folder(root: Path, share: int = 1) -> Path:
-    """The folder of toy NORB's files, of every share-th pair alone; who comes first writes them (minutes, 900 MB)."""
+    """The folder of toy NORB's files, of every share-th pair alone; drawn on first use (minutes, 900 MB)."""
     folder = root / "toy_norb" / (f"v{VERSION}" if share == 1 else f"v{VERSION}-{share}")
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for half, (name, instances) in enumerate(TOYS.items()):
-            every = itertools.product(instances, range(9), range(0, 36, 2), range(6), range(5))
-            designs, rng = np.array(list(every))[::share, [4, 0, 1, 2, 3]], np.random.default_rng([0, half])
-            images = ([_view(design, side, rng) for side in _CAMERAS] for design in designs.tolist())
-            paths = [folder / f"{name}-{kind}.mat" for kind in ("dat", "cat", "info")]
-            if not all(path.exists() for path in paths):
-                write_matrix(paths[0], (len(designs), 2, SIDE, SIDE), "u1", images)
-                write_matrix(paths[1], (len(designs),), "<i4", [designs[:, 0]])
-                write_matrix(paths[2], (len(designs), 4), "<i4", [designs[:, 1:]])
+    for half, (name, instances) in enumerate(TOYS.items()):
+        paths = [folder / f"{name}-{kind}.mat" for kind in ("dat", "cat", "info")]
+        if all(path.exists() for path in paths):
+            continue
+        every = itertools.product(instances, range(9), range(0, 36, 2), range(6), range(5))
+        designs, rng = np.array(list(every), "<i4")[::share, [4, 0, 1, 2, 3]], np.random.default_rng([0, half])
+        images = np.array([[_view(design, side, rng) for side in _CAMERAS] for design in designs.tolist()])
+        for path, matrix in zip(paths, (images, designs[:, 0], designs[:, 1:]), strict=True):
+            write_matrix(path, matrix)
     return folder
 
 
-SOURCE = replace(
-    norb.SOURCE,
-    title="toy NORB (stand-in)",
-    load=lambda config, root: norb.load_norb(toy_norb_folder(root, config.share or 1), config),
-    is_stand_in=True,
-)
+def load(config: DataConfig, root: Path) -> Dataset:
+    """As ``load_norb``, of the stand-in."""
+    return load_norb(toy_norb_folder(root, config.share or 1), config)
+
+
+SOURCE = Source(title="toy NORB (stand-in)", load=load, whole=WHOLE, is_stand_in=True)

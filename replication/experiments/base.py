@@ -94,7 +94,7 @@ class Experiment:
     filters: tuple[EncoderRun, ...] = ()
     """Encoders of a figure of filters."""
     compared: tuple[EncoderRun, ...] = ()
-    """Encoders shown beside those."""
+    """Encoders of other experiments that are shown beside those, from committed weights where nobody trained them."""
     models: dict[str, EncoderRun] = field(default_factory=dict)
     """Encoders by the name a figure gives them."""
     rows: tuple[Row, ...] = ()
@@ -117,7 +117,7 @@ class Experiment:
         tried = (run for search in self.searches for _, run in search.trials)
         swept = (p.at(seed) for sweep in self.sweeps for p in sweep.points for seed in range(sweep.seeds))
         of_rows = (run for row in self.rows for run in row.runs)
-        encoders: Iterator[Run] = itertools.chain(self.filters, self.compared, self.models.values())
+        encoders: Iterator[Run] = itertools.chain(self.filters, self.models.values())
         for wanted in itertools.chain(encoders, of_rows, self.curve, tried, swept):
             for run in (*requires(wanted), wanted):
                 if run.run_id not in seen:

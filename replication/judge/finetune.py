@@ -1,14 +1,9 @@
 """Discriminative nets that start from encoders and are fine-tuned (paper, sections 4.2.2, 4.5 and 4.6)."""
 
-from __future__ import annotations
-
 import copy
-import math
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,71 +12,46 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ksae_lib import schedule
-from ksae_lib.engines.cpu import mostly_zero
 from ksae_lib.engines.gpu import choose_largest
-from ksae_lib.loop import Checkpoint, DivergenceError, data_digest, run_epochs
-from replication.judge.sparse_net import SparseNetEngine
-from replication.judge.threads import few_threads
-from replication.methods.base import Device, check_examples, torch_device
+from ksae_lib.loop import DivergenceError, Row, run_epochs
+from replication.methods import base
+from replication.methods.base import AT_LEAST_ONE, POSITIVE, SHARE, setting
 from replication.methods.layer import Layer
 
 _BLOCK = 5_000
-_ALIKE = ("epochs", "batch_size", "learning_rate", "learning_rate_end", "momentum", "momentum_end", "layerwise")
-Engine = Literal["auto", "reference"]
+# On a processor, one net after the other repeats to the bit what stored runs did.
+_AT_ONCE_ON = ("cuda",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig:
+class FinetuneConfig(base.Checked):
     """Everything that decides a fine-tuning run; the defaults are the paper's for MNIST (section 4.2.2).
 
     Raises:
         ValueError: an impossible value, in one sentence.
     """
 
-    epochs: int = 200
+    epochs: int = setting(200, AT_LEAST_ONE)
     """In all; layer-wise fine-tuning divides them among its stages."""
-    batch_size: int = 100
-    learning_rate: float = 1.0
-    learning_rate_end: float | None = 0.001
+    batch_size: int = setting(100, AT_LEAST_ONE)
+    learning_rate: float = setting(1.0, POSITIVE)
+    learning_rate_end: float | None = setting(0.001, POSITIVE)
     """Reached linearly in the last epoch of a stage; None: constant."""
-    momentum: float = 0.25
-    momentum_end: float | None = None
+    momentum: float = setting(0.25, SHARE)
+    momentum_end: float | None = setting(None, SHARE)
     """The paper says what momentum starts at, not where it ends; None: constant."""
-    alpha: float = 3.0
+    alpha: float = setting(3.0, base.ALPHA)
     """k-sparse layers keep the αk largest."""
     layerwise: bool = True
     """Deep nets in three stages (section 4.6); False: all layers at once."""
-    units: int = 1000
-    """Hidden units of a net without pre-training."""
-    weight_std: float = 0.01
-    """Standard deviation of the Gaussian weights of a net without pre-training."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "units"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} is not possible: it must be at least 1.")
-        for name in ("learning_rate", "learning_rate_end", "weight_std"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} = {value} is not possible: it must be a positive number.")
-        for name in ("momentum", "momentum_end"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
-                raise ValueError(f"{name} = {value} is not possible: choose a number from 0 to below 1.")
-        if not 1 <= self.alpha < math.inf:
-            raise ValueError(f"alpha = {self.alpha} is not possible: the paper's α is a number, at least 1.")
-        if self.seed < 0:
-            raise ValueError(f"seed = {self.seed} is not possible: choose a whole number from 0.")
+    units: int = setting(1000, AT_LEAST_ONE)
+    weight_std: float = setting(0.01, POSITIVE)
+    """Of a net without pre-training: its hidden units, and the standard deviation of their Gaussian weights."""
+    seed: int = setting(0, base.WHOLE)
 
 
 class DiscriminativeNet(nn.Module):
-    """Hidden layers and a softmax layer that starts at zero.
-
-    Args:
-        layers: from the input upwards, at least one.
-        classes: number of classes.
-    """
+    """Hidden layers, from the input upwards, and a softmax layer of so many classes that starts at zero."""
 
     def __init__(self, layers: Sequence[Layer], classes: int) -> None:
         super().__init__()
@@ -91,21 +61,13 @@ class DiscriminativeNet(nn.Module):
         nn.init.zeros_(self.softmax.bias)
 
     def forward(self, x: Tensor, noise: torch.Generator | None = None, fixed: int = 0) -> Tensor:
-        """Logits (shape: [batch, classes]).
+        """Logits (shapes: [batch, inputs] → [batch, classes]).
 
-        Args:
-            x: examples (shape: [batch, inputs]).
-            noise: source of the dropout of training; None: as at test time.
-            fixed: so many of the lowest layers are not trained; they are used as at test time, without dropout.
+        With ``noise``, as in training: then all but the ``fixed`` lowest layers have dropout.
         """
         for number, layer in enumerate(self.layers):
-            if number < fixed:
-                with torch.no_grad():
-                    x = layer(x)
-            else:
-                x = layer(x, noise)
-        logits: Tensor = self.softmax(x)
-        return logits
+            x = layer(x, noise if number >= fixed else None)
+        return self.softmax(x)
 
     @torch.no_grad()
     def is_wrong(self, x: Tensor, y: Tensor) -> Tensor:
@@ -128,117 +90,84 @@ def new_net(layers: Sequence[Layer], inputs: int, classes: int, config: Finetune
     return DiscriminativeNet(layers, classes)
 
 
-def batch_key(config: FinetuneConfig, net: DiscriminativeNet) -> tuple[Any, ...]:
-    """What runs must have in common to be fine-tuned at once; α, units kept, start and seed may differ."""
-    kinds = [
-        (tuple(layer.weight.shape), layer.unit, layer.kept is None, layer.input_dropout, layer.hidden_dropout)
-        for layer in net.layers
-    ]
-    softmax = tuple(net.softmax.weight.shape), net.softmax.weight.dtype
-    return (*(getattr(config, name) for name in _ALIKE), *kinds, *softmax)
-
-
 def finetune(
     nets: Sequence[DiscriminativeNet],
     x: np.ndarray,
     y: np.ndarray,
     configs: Sequence[FinetuneConfig],
-    held_out: tuple[np.ndarray, np.ndarray] | None = None,
+    held_out: tuple[np.ndarray, np.ndarray],
     *,
-    device: Device = "auto",
-    engine: Engine = "auto",
-    checkpoint: Sequence[Path] | None = None,
+    device: base.Device = "auto",
     progress: bool | None = None,
 ) -> list[pd.DataFrame | DivergenceError]:
     """Minimize each net's cross-entropy, in place, on its own order of the examples (sections 4.2.2, 4.5, 4.6).
 
-    On a GPU all nets are trained at once, by autograd. On a processor they are trained one after the other, by sparse
-    kernels if all layers are k-sparse and most inputs zero.
-
     Args:
-        nets: from ``new_net``.
+        nets: from ``new_net``, on the processor. On a GPU all are trained at once, else one after the other.
         x: examples (shape: [examples, inputs]), float32, finite.
         y: classes from 0 (shape: [examples]).
-        configs: the run of each net; on a GPU all of one ``batch_key``.
+        configs: the run of each net.
         held_out: examples and classes to watch, never trained on.
-        device: where. Noise of dropout is that device's; nets that are trained at once share one stream of it.
-        engine: ``reference``: all nets at once by autograd on a processor too.
-        checkpoint: a file for each run, resumed from if it exists; runs that are trained at once use the first.
+        device: where. Nets that are trained at once share one stream of dropout noise.
         progress: show a bar; None: only on a terminal.
 
     Returns:
-        For each net one row an epoch: epoch, fixed_layers, learning_rate, momentum, loss, seconds (an epoch's divided
-        by the nets trained at once) and, with ``held_out``, validation_error in percent; or the error it diverged with.
+        For each net one row an epoch: epoch, fixed_layers, learning_rate, momentum, loss, validation_error in percent,
+        seconds (an epoch's divided by the nets trained at once); or the error it diverged with.
 
     Raises:
-        ValueError: examples or classes that cannot be trained on, or nets that cannot be trained at once.
+        ValueError: examples, classes or a device that cannot be used, or nets that cannot be trained at once: they may
+            differ in seed, weights and number of kept units.
     """
-    _refuse_unfit(nets[0], x, y)
-    where = torch_device(device)
-    if len(nets) > 1 and where.type == "cpu" and engine == "auto":
-        outcomes: list[pd.DataFrame | DivergenceError] = []
-        for n, (net, one) in enumerate(zip(nets, configs, strict=True)):
-            path = checkpoint and checkpoint[n : n + 1]
-            outcomes += finetune([net], x, y, [one], held_out, device=device, checkpoint=path, progress=progress)
-        return outcomes
-    if len(kinds := {batch_key(one, net) for one, net in zip(configs, nets, strict=True)}) != 1:
+    base.check_examples(x)
+    base.check_classes(y, len(x), len(nets[0].softmax.bias))
+    where, runs, config = base.torch_device(device), len(nets), configs[0]
+    if runs > 1 and where.type not in _AT_ONCE_ON:
+        pairs = zip(nets, configs, strict=True)
+        return [finetune([n], x, y, [c], held_out, device=device, progress=progress)[0] for n, c in pairs]
+    if len(kinds := {_kind(*one) for one in zip(nets, configs, strict=True)}) != 1:
         raise ValueError(f"Nets to be fine-tuned at once must be alike, these are of {len(kinds)} kinds.")
-    config = configs[0]
     # A net alone keeps its two-dimensional products: in a stack of one they are rounded otherwise.
-    alone = len(nets) == 1 and where.type == "cpu"
-    together = nets[0] if alone else _stacked(nets, where)
-    parameters = [p.detach() for p in together.parameters()]
-    own = [[p if alone else p[run] for p in parameters] for run in range(len(nets))]
+    together = nets[0] if runs == 1 and where.type == "cpu" else _stacked(nets, where)
+    parameters = list[Tensor](together.parameters())
     velocity = [torch.zeros_like(p) for p in parameters]
+    own = [p.detach().view(runs, *one.shape) for p, one in zip(parameters, nets[0].parameters(), strict=True)]
     noise = torch.Generator(where).manual_seed(config.seed + 1)
-    trainer: SparseNetEngine | AutogradEngine
-    if alone and engine == "auto" and all(layer.kept is not None for layer in together.layers) and mostly_zero(x):
-        trainer = SparseNetEngine(together, velocity, x, y, config.batch_size)
-    else:
-        examples, classes = (torch.from_numpy(part).to(where) for part in (x, y))
-        trainer = AutogradEngine(together, velocity, examples, classes, config.batch_size, noise)
-    watched = None if held_out is None else [torch.from_numpy(part).to(where) for part in held_out]
+    examples, classes = (torch.from_numpy(part).to(where) for part in (x, y))
+    watched = [torch.from_numpy(part).to(where) for part in held_out]
     plan = [(fixed, n, epochs) for fixed, epochs in stages(len(together.layers), config) for n in range(epochs)]
-    state = {f"parameter{n}": p for n, p in enumerate(parameters)} | {"noise": noise.get_state()}
-    state |= {f"velocity{n}": v for n, v in enumerate(velocity)}
 
-    def epoch(number: int) -> list[dict[str, Any]]:
-        started = time.perf_counter()
+    def epoch(number: int) -> list[Row]:
         fixed, of_stage, epochs = plan[number]
         if of_stage == 0:
             torch._foreach_zero_(velocity)
         rate = schedule.linear_by_epoch(of_stage, epochs, config.learning_rate, config.learning_rate_end)
         momentum = schedule.linear_by_epoch(of_stage, epochs, config.momentum, config.momentum_end)
         orders = np.stack([schedule.order_of(one.seed, number, len(x)) for one in configs])
-        noise.set_state(state["noise"])
-        losses = trainer.run_epoch(orders, rate, momentum, fixed)
-        state["noise"].copy_(noise.get_state())
-        seconds = (time.perf_counter() - started) / len(nets)
+        trained, speed = parameters[2 * fixed :], velocity[2 * fixed :]
+        total = torch.zeros(runs, dtype=torch.float64, device=where)
+        for rows in torch.from_numpy(orders).to(where).split(config.batch_size, 1):
+            losses = _cross_entropies(together(examples[rows], noise, fixed), classes[rows])
+            gradients = torch.autograd.grad(losses.sum(), trained)
+            with torch.no_grad():
+                torch._foreach_mul_(speed, momentum)
+                torch._foreach_add_(speed, gradients, alpha=-rate)
+                torch._foreach_add_(trained, speed)
+            total += losses.detach().double() * rows.shape[1]
         row = {"epoch": number, "fixed_layers": fixed, "learning_rate": rate, "momentum": momentum}
-        rows = [{**row, "loss": loss, "seconds": seconds} for loss in losses]
-        if watched is None:
-            return rows
-        wrong = together.is_wrong(*watched).view(len(nets), -1).sum(1).tolist()
-        return [{**row, "validation_error": 100 * n / len(watched[1])} for row, n in zip(rows, wrong, strict=True)]
+        errors = 100 * together.is_wrong(*watched).view(runs, -1).sum(1).double() / len(watched[1])
+        both = zip((total / len(x)).tolist(), errors.tolist(), strict=True)
+        return [{**row, "loss": loss, "validation_error": error} for loss, error in both]
 
-    saver = None
-    if checkpoint:
-        start = [data_digest(p.cpu().numpy()) for p in parameters]
-        run = {"runs": [asdict(one) for one in configs], "data": data_digest(x), "start": start}
-        saver = Checkpoint(checkpoint[0], run, state)
-    with few_threads(len(x)):
-        trained = run_epochs(
-            "Fine-tuning",
-            len(plan),
-            epoch,
-            is_finite=lambda run: all(bool(p.isfinite().all()) for p in own[run]),
-            checkpoint=saver,
-            progress=progress,
-        )
-    for net, values in zip(nets, own, strict=True):
-        for parameter, value in zip(net.parameters(), values, strict=True):
-            parameter.data.copy_(value)
-    return [one if isinstance(one, DivergenceError) else pd.DataFrame(one) for one in trained]
+    def is_finite(run: int) -> bool:
+        return all(bool(p[run].isfinite().all()) for p in own)
+
+    with base.few_threads(len(x)):
+        histories = run_epochs("Fine-tuning", len(plan), epoch, is_finite=is_finite, progress=progress)
+    for run, net in enumerate(nets):
+        for parameter, value in zip(net.parameters(), own, strict=True):
+            parameter.data.copy_(value[run])
+    return [one if isinstance(one, DivergenceError) else pd.DataFrame(one) for one in histories]
 
 
 def stages(layers: int, config: FinetuneConfig) -> list[tuple[int, int]]:
@@ -252,49 +181,6 @@ def stages(layers: int, config: FinetuneConfig) -> list[tuple[int, int]]:
     return [*((layers - stage, share) for stage in range(number - 1)), (0, config.epochs - share * (number - 1))]
 
 
-@dataclass
-class AutogradEngine:
-    """The arbiter: autograd and the printed momentum update, for one net or for several stacked."""
-
-    net: DiscriminativeNet
-    """Trained in place; of several nets every parameter is stacked (shape: [nets, …])."""
-    velocity: list[Tensor]
-    """Of each parameter of the net, in their order; kept up to date."""
-    x: Tensor
-    """Examples (shape: [examples, inputs]), on the net's device."""
-    y: Tensor
-    """Classes (shape: [examples])."""
-    batch_size: int
-    noise: torch.Generator
-    """Source of the dropout."""
-
-    def run_epoch(self, orders: np.ndarray, rate: float, momentum: float, fixed: int) -> list[float]:
-        """Train on every example once.
-
-        Args:
-            orders: of the examples, one row a net (shape: [nets, examples]).
-            rate: learning rate η.
-            momentum: m of ``v ← m v − η ∇E``.
-            fixed: so many of the lowest layers stay as they are.
-
-        Returns:
-            Mean cross-entropy of each net, every example measured just before its batch's update.
-        """
-        trained = list[Tensor](self.net.parameters())[2 * fixed :]
-        velocity = self.velocity[2 * fixed :]
-        total = torch.zeros(len(orders), dtype=torch.float64, device=self.x.device)
-        for rows in torch.from_numpy(orders).to(self.x.device).split(self.batch_size, 1):
-            losses = _cross_entropies(self.net(self.x[rows], self.noise, fixed), self.y[rows])
-            gradients = torch.autograd.grad(losses.sum(), trained)
-            with torch.no_grad():
-                torch._foreach_mul_(velocity, momentum)
-                torch._foreach_add_(velocity, gradients, alpha=-rate)
-                torch._foreach_add_(trained, velocity)
-            total += losses.detach().double() * rows.shape[1]
-        means: list[float] = (total / orders.shape[1]).tolist()
-        return means
-
-
 def _cross_entropies(logits: Tensor, y: Tensor) -> Tensor:
     """Mean cross-entropy of each net (shape: [nets])."""
     # Torch sums the mean of one net in an order of its own, which stored histories have.
@@ -303,25 +189,20 @@ def _cross_entropies(logits: Tensor, y: Tensor) -> Tensor:
     return cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(y.shape).mean(1)
 
 
+def _kind(net: DiscriminativeNet, config: FinetuneConfig) -> tuple[Any, ...]:
+    """What nets must have in common to be fine-tuned at once."""
+    layers = ((layer.weight.shape, layer.unit, layer.kept is None, layer.dropout) for layer in net.layers)
+    return replace(config, seed=0), net.softmax.weight.shape, *layers
+
+
 def _stacked(nets: Sequence[DiscriminativeNet], device: torch.device) -> DiscriminativeNet:
     """Alike nets as one whose parameters are stacked (shape: [nets, …]) on a device."""
     together = copy.deepcopy(nets[0])
     together.softmax = Layer(together.softmax.weight, together.softmax.bias, "linear")
     for layer, *same in zip(*([*net.layers, net.softmax] for net in (together, *nets)), strict=True):
-        layer.weight, layer.bias = (
-            nn.Parameter(torch.stack([getattr(one, name).detach() for one in same]).to(device))
-            for name in ("weight", "bias")
-        )
+        for name in ("weight", "bias"):
+            setattr(layer, name, nn.Parameter(torch.stack([getattr(one, name).detach() for one in same]).to(device)))
         if layer.kept is not None:
             layer.kept = torch.tensor([one.kept for one in same], device=device).view(-1, 1, 1)
             layer.select = choose_largest(device, layer.weight.dtype)
     return together
-
-
-def _refuse_unfit(net: DiscriminativeNet, x: np.ndarray, y: np.ndarray) -> None:
-    check_examples(x)
-    classes = net.softmax.weight.shape[0]
-    if y.shape != (len(x),):
-        raise ValueError(f"{len(x)} examples and classes of shape {y.shape}: there must be one class for each.")
-    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= classes:
-        raise ValueError(f"Classes must be whole numbers from 0 to {classes - 1}.")

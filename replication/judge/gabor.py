@@ -1,38 +1,19 @@
 """How well filters are described by Gabor functions: localized, oriented, band-pass (paper, section 4.3, claim C10)."""
 
-from __future__ import annotations
-
 import itertools
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy.optimize import least_squares
 
 _ANGLES, _FREQUENCIES, _WIDTHS = 8, (0.08, 0.15, 0.25, 0.35), (1.0, 2.0)
-_KEPT_STARTS = 3
-_EXPLAINED = 0.5
-_MOST_FILTERS = 300
-
-
-class GaborFit(NamedTuple):
-    """The best Gabor function for one filter."""
-
-    explained: float
-    """Share of the filter's variance that it explains, 0 … 1."""
-    frequency: float
-    """Cycles per pixel."""
-    angle: float
-    """Direction of the wave, radians in [0, π)."""
-    widths: tuple[float, float]
-    """Standard deviations of the envelope along and across the wave, in pixels."""
+_KEPT_STARTS, _EXPLAINED, _MOST_FILTERS = 3, 0.5, 300
 
 
 def gabor(parameters: np.ndarray, side: int) -> np.ndarray:
-    """``exp(−u²/2σ² − v²/2τ²) cos(2πfu)`` and the same with sin (shape: [2, side · side]).
+    """``exp(−u²/2σ² − v²/2τ²) cos(2πfu)`` and the same with sin (shape: [2, side · side]), u along the wave, v across.
 
-    Args:
-        parameters: x, y of the centre, angle, f, σ, τ; u and v run along and across the wave.
-        side: of the image, in pixels.
+    Parameters are x, y of the centre (pixels), the wave's angle (radians), f (cycles per pixel), σ and τ (pixels).
     """
     x0, y0, angle, frequency, along, across = parameters
     y, x = np.mgrid[:side, :side]
@@ -43,11 +24,14 @@ def gabor(parameters: np.ndarray, side: int) -> np.ndarray:
     return np.stack([envelope * np.cos(wave), envelope * np.sin(wave)]).reshape(2, -1)
 
 
-def fit_gabor(image: np.ndarray) -> GaborFit:
+def fit_gabor(image: np.ndarray) -> tuple[float, np.ndarray]:
     """Least squares over centre, angle, frequency, widths, amplitude and phase, from a grid of starts.
 
     Args:
-        image: a filter (shape: [side, side]), not constant.
+        image: a filter (shape: [side, side]).
+
+    Returns:
+        Share of the filter's variance that the best Gabor function explains, 0 … 1, and its parameters.
 
     Raises:
         ValueError: the filter is constant.
@@ -73,19 +57,13 @@ def fit_gabor(image: np.ndarray) -> GaborFit:
     low, high = [-1, -1, -np.inf, 0.02, 0.5, 0.5], [side, side, np.inf, 0.5, side, side]
     fits = [least_squares(residual, start, bounds=(low, high), max_nfev=60) for start in starts]
     best = min(fits, key=lambda fit: fit.cost)
-    _, _, angle, frequency, along, across = best.x
-    return GaborFit(1 - 2 * float(best.cost), float(frequency), float(angle % np.pi), (float(along), float(across)))
+    return 1 - 2 * float(best.cost), best.x
 
 
 def main_image(filters: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Colour filters as grey ones: each along the direction in colour space in which it varies most.
 
-    Args:
-        filters: shape [units, height · width · 3].
-        shape: (height, width, 3).
-
-    Returns:
-        Shape [units, height, width].
+    Shapes: [units, height · width · 3] → [units, height, width]; ``shape`` is (height, width, 3).
     """
     colours = filters.reshape(len(filters), -1, shape[2])
     _, _, directions = np.linalg.svd(colours - colours.mean(axis=1, keepdims=True), full_matrices=False)
@@ -100,7 +78,7 @@ def gabor_report(filters: np.ndarray, shape: tuple[int, ...]) -> dict[str, Any]:
     envelope twice as long as wide: flat and round filters have no orientation.
 
     Args:
-        filters: of units that are in use (shape: [units, height · width · 3]), none constant.
+        filters: of units that are in use (shape: [units, height · width · 3]).
         shape: (height, width, 3).
 
     Returns:
@@ -112,12 +90,11 @@ def gabor_report(filters: np.ndarray, shape: tuple[int, ...]) -> dict[str, Any]:
     report: dict[str, Any] = {"filters": len(filters)}
     for name, some in (("", filters), ("control_", control)):
         fits = [fit_gabor(image) for image in main_image(some, shape)]
-        report[f"{name}share"] = sum(_is_local_and_oriented(fit, shape[0]) for fit in fits) / len(fits)
-        report[f"{name}explained"] = np.round([fit.explained for fit in fits], 3).tolist()
+        counted = 0
+        for explained, (_, _, _, frequency, *widths) in fits:
+            narrow, wide = sorted(widths)
+            is_oriented = frequency >= 1 / shape[0] or wide >= 2 * narrow
+            counted += explained >= _EXPLAINED and narrow < shape[0] / 4 and is_oriented
+        report[f"{name}share"] = int(counted) / len(fits)
+        report[f"{name}explained"] = np.round([explained for explained, _ in fits], 3).tolist()
     return report
-
-
-def _is_local_and_oriented(fit: GaborFit, side: int) -> bool:
-    narrow, wide = sorted(fit.widths)
-    oriented = fit.frequency >= 1 / side or wide >= 2 * narrow
-    return fit.explained >= _EXPLAINED and narrow < side / 4 and oriented

@@ -1,7 +1,5 @@
 """Multinomial logistic regression by preconditioned L-BFGS, the readout of section 4.4."""
 
-from __future__ import annotations
-
 import warnings
 from typing import NamedTuple, TypeAlias
 
@@ -12,9 +10,10 @@ from scipy.linalg import solve_triangular
 from scipy.optimize import minimize
 from torch import Tensor
 
+from replication.methods import base
+
 _PRECONDITIONER_EXAMPLES = 10_000
 _MEMORY = 20
-_RIDGE = 1e-10
 
 Features: TypeAlias = np.ndarray | sparse.csr_array
 
@@ -37,17 +36,12 @@ class Solution(NamedTuple):
 class LogisticProblem:
     """Minimize ``mean cross-entropy + l2/2 ‖W‖²`` over weights W and biases b; b has no penalty.
 
-    scikit-learn's solver is as fast at k = 25, but 2.6 times slower at k = 100 and 5.3 times on dense codes, see
-    ``benchmarks/results/readout.json``.
-
+    scikit-learn's solver is as fast at k = 25, but 5.3 times slower on dense codes (benchmarks/results/readout.json).
     L-BFGS works on ``V = Lᵀ W``, where ``L Lᵀ = c Cov(x) + l2 I``: the Hessian's diagonal block of a class, with the
     curvature of the softmax replaced by its mean c over examples and classes at the start, and the covariance by that
     of the first 10,000 examples. Correlated features of unlike scale then cost a fraction of the iterations; the
     minimum is that of the problem as stated. Products with ``x`` run on the device, in the precision of ``x``; the
     softmax runs there in float64; the rest is SciPy's, on the host.
-
-    With more features than examples the minimum lies in the span of the examples, ``W = xᵀ C⁻ᵀ A`` with
-    ``C Cᵀ = x xᵀ``. Then ``x W = C A`` and ``‖W‖ = ‖A‖``: the same problem, with C in place of x.
 
     Args:
         x: features, dense or CSR (shape: [examples, features]), float32 or float64.
@@ -61,15 +55,14 @@ class LogisticProblem:
 
     def __init__(self, x: Features, y: np.ndarray, classes: int, device: torch.device | str = "cpu") -> None:
         _refuse_unfit(x, y, classes)
-        self._wide: tuple[Features, np.ndarray] | None = None
-        if x.shape[1] > x.shape[0]:
-            factor = _gram_factor(x)
-            self._wide, x = (x, factor), factor.astype(x.dtype)
         self._x, self._transposed = _tensors(x, torch.device(device))
         self._y = torch.from_numpy(np.asarray(y, dtype=np.int64)).to(device)
         self._classes = classes
         self._examples = torch.arange(len(y), device=device)
-        self._mean, self._covariance = _preconditioner(x)
+        self._mean = np.asarray(x.mean(axis=0, dtype=np.float64)).ravel()
+        part = x[:_PRECONDITIONER_EXAMPLES]
+        dense = part if isinstance(part, np.ndarray) else part.toarray()
+        self._covariance = np.cov(dense.T.astype(np.float64), ddof=0).reshape(x.shape[1], x.shape[1])
 
     def solve(self, l2: float, tolerance: float, max_iterations: int, start: Solution | None = None) -> Solution:
         """The minimum for one weight of the penalty.
@@ -83,9 +76,8 @@ class LogisticProblem:
         inputs, classes = len(self._mean), self._classes
         weight, bias = np.zeros((inputs, classes)), np.zeros(classes)
         if start is not None:
-            weight = self._in_span(start.weight)
             # Centred inputs take the correlation between weights and biases away.
-            bias = start.bias + self._mean @ weight
+            weight, bias = start.weight, start.bias + self._mean @ start.weight
         p = torch.softmax(self._logits(weight, bias), dim=1)
         curvature = max(float((p * (1 - p)).mean()), l2)
         factor = np.linalg.cholesky(curvature * self._covariance + l2 * np.eye(inputs))
@@ -100,7 +92,7 @@ class LogisticProblem:
             nonlocal steepest
             value, by_weight, by_bias = self._value_and_gradient(*unpack(v), l2)
             # Of the problem as stated, whose inputs are not centred.
-            stated = self._in_features(by_weight + np.outer(self._mean, by_bias))
+            stated = by_weight + np.outer(self._mean, by_bias)
             steepest = max(np.abs(stated).max(), np.abs(by_bias).max())
             by_v = solve_triangular(factor, by_weight, lower=True, check_finite=False)
             return value, np.concatenate([by_v.ravel(), by_bias / scale])
@@ -112,32 +104,12 @@ class LogisticProblem:
         v, iterations = np.concatenate([(factor.T @ weight).ravel(), bias * scale]), 0
         value_and_gradient(v)
         if steepest > tolerance:
-            result = minimize(
-                value_and_gradient, v, jac=True, method="L-BFGS-B", callback=stop,
-                options={
-                    "maxiter": max_iterations, "maxfun": 10 * max_iterations, "maxcor": _MEMORY, "ftol": 0, "gtol": 0,
-                },
-            )  # fmt: skip
+            limits = {"maxiter": max_iterations, "maxfun": 10 * max_iterations, "maxcor": _MEMORY, "ftol": 0, "gtol": 0}
+            result = minimize(value_and_gradient, v, jac=True, method="L-BFGS-B", callback=stop, options=limits)
             v, iterations = result.x, int(result.nit)
             value_and_gradient(v)
         weight, bias = unpack(v)
-        bias = bias - self._mean @ weight
-        return Solution(self._in_features(weight), bias, iterations, bool(steepest <= tolerance))
-
-    def _in_span(self, weight: np.ndarray) -> np.ndarray:
-        """A of weights W, see the class."""
-        if self._wide is None:
-            return weight
-        x, factor = self._wide
-        return np.asarray(solve_triangular(factor, x @ weight, lower=True, check_finite=False))
-
-    def _in_features(self, a: np.ndarray) -> np.ndarray:
-        """W of its A, and the gradient by W of that by A."""
-        if self._wide is None:
-            return a
-        x, factor = self._wide
-        b = solve_triangular(factor, a, lower=True, trans=1, check_finite=False)
-        return np.asarray((x.T @ b.astype(x.dtype)).astype(np.float64))
+        return Solution(weight, bias - self._mean @ weight, iterations, bool(steepest <= tolerance))
 
     def _logits(self, weight: np.ndarray, bias: np.ndarray) -> Tensor:
         shift, slope = (torch.from_numpy(part).to(self._x) for part in (bias - self._mean @ weight, weight))
@@ -168,32 +140,13 @@ def _refuse_unfit(x: Features, y: np.ndarray, classes: int) -> None:
         raise ValueError("Features must be an array or a CSR matrix of float32 or float64.")
     if not np.isfinite(x if isinstance(x, np.ndarray) else x.data).all():
         raise ValueError("Features hold NaN or infinite values: the encoder they come from has diverged.")
-    if len(y) != x.shape[0] or not len(y) or y.min() < 0 or y.max() >= classes:
-        raise ValueError(f"Labels must be one for each of {x.shape[0]} examples, from 0 to {classes - 1}.")
-
-
-def _preconditioner(x: Features) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of all examples, and covariance of the first 10,000, in float64."""
-    mean = np.asarray(x.mean(axis=0, dtype=np.float64)).ravel()
-    part = x[:_PRECONDITIONER_EXAMPLES]
-    dense = part if isinstance(part, np.ndarray) else part.toarray()
-    return mean, np.cov(dense.T.astype(np.float64), ddof=0).reshape(x.shape[1], x.shape[1])
-
-
-def _gram_factor(x: Features) -> np.ndarray:
-    """C of ``C Cᵀ = x xᵀ``, lower-triangular, float64; a trace of a diagonal is added, for examples that repeat."""
-    dense = (x if isinstance(x, np.ndarray) else x.toarray()).astype(np.float64)
-    gram = dense @ dense.T
-    gram.flat[:: len(gram) + 1] += _RIDGE * (float(np.trace(gram)) / len(gram) or 1.0)
-    return np.linalg.cholesky(gram)
+    base.check_classes(y, x.shape[0], classes)
 
 
 def _tensors(x: Features, device: torch.device) -> tuple[Tensor, Tensor | None]:
     """The features, and of sparse ones also the transpose, which torch multiplies faster when stored by rows."""
-    if isinstance(x, np.ndarray):
-        return torch.from_numpy(x).to(device), None
-    if device.type != "cpu":
-        return _csr_tensor(x).to_dense().to(device), None
+    if isinstance(x, np.ndarray) or device.type != "cpu":
+        return torch.from_numpy(x if isinstance(x, np.ndarray) else x.toarray()).to(device), None
     return _csr_tensor(x), _csr_tensor(sparse.csr_array(x.T))
 
 

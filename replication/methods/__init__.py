@@ -1,22 +1,17 @@
 # ruff: noqa: F401
 """The feature learners of the study, all fitted and used in one way.
 
-To add a baseline, write one file and add the line below that imports it. Derive a frozen dataclass from ``SGDBaseline``
-and write ``loss`` where autograd trains one layer of units (example: ``kl_sparse.py``); otherwise derive it from
-``Baseline`` and write ``build``, ``fit`` and ``encode`` (example: ``pca.py``). Declare settings that have impossible
-values with ``setting(default, rule)``. Stored runs depend on the name ``method`` and on the names of the settings:
-choose them to stay. Override ``hidden_layers`` if fine-tuning starts from it and not from one layer of units.
+A new baseline is one file and the line below that imports it, see ``docs/extending.md``. Stored runs depend on its name
+``method`` and on the names of its settings: choose them to stay.
 """
 
 from dataclasses import fields
 from typing import Any
 
-from replication.methods.autoencoder import Autoencoder
+from replication.methods.autoencoders import Autoencoder, KLSparse
 from replication.methods.base import Method
 from replication.methods.k_sparse import KSparse, RandomK
-from replication.methods.kl_sparse import KLSparse
-from replication.methods.pca import PCA
-from replication.methods.pixels import Pixels
+from replication.methods.plain import PCA, Pixels
 from replication.methods.rbm import DBN, RBM, GaussianRBM
 
 METHODS: dict[str, type[Method]] = {

@@ -1,17 +1,14 @@
 """Restricted Boltzmann machines (Hinton 2002; persistent chains: Tieleman 2008), alone and stacked (Hinton 2006)."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.functional import softplus
 
-from replication.methods.base import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, Fitted, How, check_examples, setting
+from replication.methods.base import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, Device, Fitted, setting
 from replication.methods.layer import Layer
 from replication.methods.sgd import SGDBaseline
 
@@ -20,7 +17,7 @@ from replication.methods.sgd import SGDBaseline
 class RBM(SGDBaseline):
     """``E(v, h) = −vᵀWᵀh − b′ᵀv − bᵀh`` with binary v and h, trained by contrastive divergence.
 
-    Inputs in [0, 1] are taken as probabilities.
+    Inputs are taken as probabilities; those outside [0, 1] raise a ``ValueError``.
     """
 
     method: str = "rbm"
@@ -30,10 +27,6 @@ class RBM(SGDBaseline):
     """Go on with the chains of the last update (PCD) instead of starting them at the data."""
     weight_decay: float = setting(0.0, NOT_NEGATIVE)
     learning_rate: float = setting(0.05, POSITIVE)
-
-    def build(self, inputs: int) -> Any:
-        """The machine before training."""
-        return super().build(inputs).requires_grad_(False)
 
     def encode(self, model: Any, x: Tensor) -> Tensor:
         """p(h = 1 | v) (shape: [batch, units])."""
@@ -47,25 +40,15 @@ class RBM(SGDBaseline):
         """Visible units given what ``decode`` gives (shape: [batch, inputs])."""
         return bernoulli(mean, noise)
 
-    def visible_energy(self, model: Any, v: Tensor) -> Tensor:
-        """The energy's term in v alone (shape: [batch])."""
-        return -(v @ model.visible_bias)
-
-    def free_energy(self, model: Any, v: Tensor) -> Tensor:
-        """``F(v) = visible energy − Σ log(1 + exp(Wv + b))``, so that p(v) ∝ exp(−F(v)) (shape: [batch])."""
-        return self.visible_energy(model, v) - softplus(v @ model.weight.T + model.bias).sum(-1)
-
+    @torch.no_grad()
     def prepare(self, model: Any, x: np.ndarray) -> None:
-        """Start from the log-odds of the mean example, so that the weights need not learn it.
-
-        Raises:
-            ValueError: inputs outside [0, 1].
-        """
+        """Start from the log-odds of the mean example, which weights then need not learn."""
         if x.min() < 0 or x.max() > 1:
             raise ValueError("An RBM with binary units takes inputs from 0 to 1: rescale them.")
         p = torch.from_numpy(x.mean(0, dtype=np.float64)).float().clamp(0.001, 0.999)
         model.visible_bias.copy_(torch.log(p / (1 - p)))
 
+    @torch.no_grad()
     def descend(self, model: Any, v: Tensor, rate: float, noise: Generator, velocities: dict[str, Tensor]) -> Tensor:
         """Along ⟨hvᵀ⟩ of the data − ⟨hvᵀ⟩ at the end of the chains; squared error of a one-step reconstruction."""
         h = self.encode(model, v)
@@ -87,13 +70,6 @@ class RBM(SGDBaseline):
         velocities["visible_bias"].add_(v.mean(0) - negative_v.mean(0), alpha=rate)
         return ((v - reconstruction) ** 2).sum(-1).mean()
 
-    def measure(self, model: Any, x: Tensor, held_out: Tensor | None) -> dict[str, float]:
-        """Mean free energy of held-out examples minus that of as many trained on: a gap that grows is overfitting."""
-        if held_out is None:
-            return {}
-        gap = self.free_energy(model, held_out).mean() - self.free_energy(model, x[: len(held_out)]).mean()
-        return {"free_energy_gap": float(gap)}
-
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianRBM(RBM):
@@ -111,10 +87,7 @@ class GaussianRBM(RBM):
         """The mean and noise of unit variance."""
         return mean + torch.randn(mean.shape, generator=noise, device=mean.device)
 
-    def visible_energy(self, model: Any, v: Tensor) -> Tensor:
-        """``½‖v − b′‖²`` (shape: [batch])."""
-        return 0.5 * ((v - model.visible_bias) ** 2).sum(-1)
-
+    @torch.no_grad()
     def prepare(self, model: Any, x: np.ndarray) -> None:
         """Start from the mean example."""
         model.visible_bias.copy_(torch.from_numpy(x.mean(0, dtype=np.float64)).float())
@@ -137,17 +110,15 @@ class DBN(RBM):
         sizes = [inputs] + [self.units] * (self.layers - 1)
         return nn.ModuleDict({"machines": nn.ModuleList(self.machine(i).build(n) for i, n in enumerate(sizes))})
 
-    def fit(self, x: np.ndarray, held_out: np.ndarray | None = None, **how: Unpack[How]) -> Fitted:
+    def fit(self, x: np.ndarray, device: Device = "auto", progress: bool | None = None) -> Fitted:
         """Train one machine after the other; the history has a column ``layer``."""
-        check_examples(x)
         machines, histories = nn.ModuleList(), []
         for number in range(self.layers):
             machine = self.machine(number)
-            fitted, history = machine.fit(x, held_out, **how)
+            fitted, history = machine.fit(x, device, progress)
             machines.append(fitted)
             histories.append(history.assign(layer=number))
-            x = machine.dense_codes(fitted, x)
-            held_out = None if held_out is None else machine.dense_codes(fitted, held_out)
+            x = np.asarray(machine.codes(fitted, x, machine.code_mode())[0])
         return nn.ModuleDict({"machines": machines}), pd.concat(histories, ignore_index=True)
 
     def encode(self, model: Any, x: Tensor) -> Tensor:

@@ -98,7 +98,6 @@ class Blocks:
             "longer": self._paper_length,
             "speed": partial(self._measured, "engines.json"),
             "norb_speed": partial(self._measured, "engines_norb.json"),
-            "tuning_speed": partial(self._measured, "finetuning.json"),
             "readout_speed": partial(self._measured, "readout.json", "codes"),
             "peers_speed": partial(self._measured, "peers.json", "peers"),
             "encoding_speed": partial(self._measured, "encoding.json", "methods"),

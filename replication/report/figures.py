@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from ksae_lib import metrics
 from ksae_lib.io import atomic_path
 from ksae_lib.model import KSparseAutoencoder
-from replication.methods.kl_sparse import kl_penalty
+from replication.methods.autoencoders import kl_penalty
 from replication.report.tables import epoch_table, error_table, net_title, reported, sweep_table
 from replication.runs import EncoderRun, StoredRun
 from replication.study import Study

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import common, encoding, engines, finetuning, peers, readout, scaling
+from benchmarks import common, encoding, engines, peers, readout, scaling
 from benchmarks.__main__ import main
 from replication.data import Dataset
 
@@ -81,7 +81,7 @@ def test_rounds_go_on_until_the_time_is_spent(few_examples, monkeypatch):
     "bad",
     [
         ["engines", "--k", "0"], ["engines", "--k", "1001"], ["engines", "--steps", "0"], ["engines", "--task", "x"],
-        ["finetuning", "--steps", "0"], ["readout", "--epochs", "0"], ["peers", "--k", "1001"],
+        ["readout", "--epochs", "0"], ["peers", "--k", "1001"],
     ],
 )  # fmt: skip
 def test_impossible_options_are_refused_in_one_sentence(bad, capsys, few_examples):
@@ -91,24 +91,11 @@ def test_impossible_options_are_refused_in_one_sentence(bad, capsys, few_example
 
 
 def test_every_measurement_says_what_it_measures(capsys):
-    for name in ("encoding", "engines", "finetuning", "peers", "readout", "scaling"):
+    for name in ("encoding", "engines", "peers", "readout", "scaling"):
         with pytest.raises(SystemExit):
             main([name, "--help"])
         assert len(capsys.readouterr().out) > 500
     assert "dense encode product" in engines.__doc__
-
-
-def test_fine_tuning_benchmark_times_every_net(monkeypatch, capfd, tmp_path):
-    x, y = sparse_images(200), np.random.default_rng(0).integers(0, 10, 200)
-    monkeypatch.setattr(finetuning, "load_data", lambda config: SimpleNamespace(train_x=x, train_y=y))
-    file = tmp_path / "finetuning.json"
-    main(["finetuning", "--seconds", "0", "--steps", "1", "--output", str(file)])
-    results = json.loads(file.read_text())
-    times = {name: value for name, value in results.items() if name.endswith("s_per_epoch")}
-    assert len(times) == 5 and all(value > 0 for value in times.values())
-    ratio = results["dense_s_per_epoch"] / results["k_sparse_s_per_epoch"]
-    assert results["dense_over_k_sparse"] == pytest.approx(ratio, rel=2e-3)
-    assert json.loads(capfd.readouterr().out) == results
 
 
 def test_readout_benchmark_times_both_solvers_on_the_same_codes(monkeypatch, capfd, tmp_path):

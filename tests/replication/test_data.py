@@ -16,7 +16,7 @@ from replication.data.base import DataConfig, DataError, Dataset, Source
 
 def test_a_data_set_that_is_registered_is_loaded_and_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def load(config: DataConfig, root: Path) -> Dataset:
-        x, y = np.full((config.train_size, 4), config.split_seed, np.float32), np.arange(config.train_size)
+        x, y = np.full((3, 4), config.split_seed, np.float32), np.arange(3)
         return Dataset(x, y, x, y, x, y, image_shape=(2, 2), preprocessing={"root": root}, sha256="0")
 
     monkeypatch.setenv("KSAE_DATA", str(tmp_path))
@@ -24,22 +24,22 @@ def test_a_data_set_that_is_registered_is_loaded_and_known(monkeypatch: pytest.M
         ValueError, match="There is no data set 'stripes': choose one of mnist, norb, toy_norb, patches"
     ):
         DataConfig(name="stripes")
-    monkeypatch.setitem(DATASETS, "stripes", Source(title="Stripes", load=load, whole=(3, 2, 1), recipes=("wide",)))
-    config = DataConfig(name="stripes", train_size=3, validation_size=2, test_size=1, split_seed=7, recipe="wide")
+    monkeypatch.setitem(DATASETS, "stripes", Source(title="Stripes", load=load, whole=(3, 2, 1)))
+    config = DataConfig(name="stripes", train_size=3, validation_size=2, test_size=1, split_seed=7)
     data = load_data(config)
     assert data is load_data(config), "it stays in memory"
     assert data.preprocessing["root"] == tmp_path and data.classes == 3 and data.train_x[0, 0] == 7
     assert (config.title, config.is_whole, config.is_stand_in) == ("Stripes", True, False)
-    with pytest.raises(ValueError, match="recipe = 'narrow' is not possible: .* has wide"):
-        DataConfig(name="stripes", recipe="narrow")
+    with pytest.raises(ValueError, match="train_size = 4 is not available: choose a number from 1 to 3"):
+        load_data(DataConfig(name="stripes", train_size=4, validation_size=2, test_size=1))
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"name": "cifar"}, "There is no data set 'cifar'"),
-        ({"recipe": "author"}, "recipe = 'author' is not possible: MNIST has none"),
-        ({"name": "norb", "split": "other"}, "split = 'other' is not possible: NORB has random, instance"),
+        ({"train_size": 0}, "Sizes .0, 10000, 10000. are not possible"),
+        ({"name": "patches", "source": "samples", "test_size": -1}, "name at least one example"),
         ({"name": "norb", "share": 2}, "share = 2 is not possible"),
         ({"name": "toy_norb", "share": 0}, "share = 0 is not possible"),
         ({"name": "patches"}, "source = None is not possible"),

@@ -14,10 +14,17 @@ import pytest
 
 from replication.data import norb
 from replication.data.base import DataError
-from replication.data.norb import OFFICIAL, are_official, fetch, take
+from replication.data.norb import OFFICIAL, fetch, take
 
 CONTENT = bytes(range(256)) * 40
-FILES = {"a.gz": hashlib.sha256(CONTENT).hexdigest()}
+
+
+@pytest.fixture(autouse=True)
+def official(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One small file is all that is official."""
+    for known in list(OFFICIAL):
+        monkeypatch.delitem(OFFICIAL, known)
+    monkeypatch.setitem(OFFICIAL, "a.gz", hashlib.sha256(CONTENT).hexdigest())
 
 
 class Server(ThreadingHTTPServer):
@@ -93,29 +100,29 @@ def names(folder: Path) -> set[str]:
 
 
 def test_a_file_is_fetched_once(server: Server, tmp_path: Path) -> None:
-    fetch(tmp_path / "new", [server.base], FILES)
+    fetch(tmp_path / "new", [server.base])
     assert (tmp_path / "new" / "a.gz").read_bytes() == CONTENT
-    fetch(tmp_path / "new", [server.base], FILES)
+    fetch(tmp_path / "new", [server.base])
     assert server.asked == ["/data/a.gz"]
     assert names(tmp_path / "new") == {"a.gz"}
 
 
 def test_what_takes_the_file_s_name_but_is_another_is_fetched_anew(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a.gz").write_bytes(CONTENT[:-1])
-    fetch(tmp_path, [server.base], FILES)
+    fetch(tmp_path, [server.base])
     assert (tmp_path / "a.gz").read_bytes() == CONTENT
 
 
 def test_a_file_that_is_declared_a_compressed_page_arrives_as_it_is(server: Server, tmp_path: Path) -> None:
     server.way = "declared as compressed"
-    fetch(tmp_path, [server.base], FILES)
+    fetch(tmp_path, [server.base])
     assert (tmp_path / "a.gz").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("way", ["404", "wrong", "page", "unknown length", "breaks off"])
 def test_the_next_address_is_tried(server: Server, other: Server, tmp_path: Path, way: str) -> None:
     other.way = way
-    fetch(tmp_path, [other.base, server.base], FILES)
+    fetch(tmp_path, [other.base, server.base])
     assert len(other.asked) == len(server.asked) == 1
     assert (tmp_path / "a.gz").read_bytes() == CONTENT
     assert names(tmp_path) == {"a.gz"}
@@ -137,44 +144,37 @@ def test_a_server_s_fault_is_told_and_nothing_takes_the_file_s_name(
     if way == "silent":
         monkeypatch.setattr(norb, "_TIMEOUT_SECONDS", 0.5)
     with pytest.raises(DataError, match=rf"a\.gz could not be fetched .*{message}.* run the same command again"):
-        fetch(tmp_path, [server.base], FILES)
+        fetch(tmp_path, [server.base])
     assert names(tmp_path) == set()
 
 
 @pytest.mark.parametrize("base", ["http://127.0.0.1:1/", "example.org/norb", "/no/such/folder", "sftp://example.org"])
 def test_what_gives_nothing_is_named(tmp_path: Path, base: str) -> None:
     with pytest.raises(DataError, match=f"could not be fetched .{base}: .*another address"):
-        fetch(tmp_path, [base], FILES)
+        fetch(tmp_path, [base])
 
 
-def test_a_full_disk_is_not_a_server_s_fault(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
+def test_a_full_disk_is_not_a_server_s_fault(
+    server: Server, other: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(shutil, "copyfile", full)
+    monkeypatch.setattr(shutil, "move", full)
     with pytest.raises(OSError, match="No space left"):
-        fetch(tmp_path / "new", [str(tmp_path), server.base], FILES)
-    assert server.asked == [] and names(tmp_path / "new") == set()
+        fetch(tmp_path / "new", [server.base, other.base])
+    assert len(server.asked) == 1 and other.asked == [] and names(tmp_path / "new") == set()
 
 
-def test_files_are_taken_from_a_folder_and_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_taken_from_a_folder_and_verified(tmp_path: Path) -> None:
     source, folder = tmp_path / "source", tmp_path / "data"
     source.mkdir()
-    name = next(iter(OFFICIAL))
-    for known in list(OFFICIAL):
-        monkeypatch.delitem(OFFICIAL, known)
-    monkeypatch.setitem(OFFICIAL, name, FILES["a.gz"])
-    with pytest.raises(DataError, match=rf"{name} could not be fetched .*No such file"):
+    with pytest.raises(DataError, match=r"a\.gz is missing .*No such file.*: name a folder with the official files"):
         take(folder, source)
-    (source / name).write_bytes(CONTENT[:-1])
-    with pytest.raises(DataError, match="does not match the known hash"):
+    (source / "a.gz").write_bytes(CONTENT[:-1])
+    with pytest.raises(DataError, match=r"a\.gz is not the official file"):
         take(folder, source)
-    assert names(folder) == set()
-    (source / name).write_bytes(CONTENT)
+    assert not folder.exists()
+    (source / "a.gz").write_bytes(CONTENT)
     take(folder, source)
-    assert (folder / name).read_bytes() == CONTENT and are_official(folder)
-    (folder / name).write_bytes(CONTENT[::-1])
-    with pytest.raises(DataError, match=rf"{name} is not the official file: delete it"):
-        are_official(folder)
-    (folder / name).unlink()
-    assert not are_official(folder)
+    assert (folder / "a.gz").read_bytes() == CONTENT and names(folder) == {"a.gz"}

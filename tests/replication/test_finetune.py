@@ -2,10 +2,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numba
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,10 +14,9 @@ from ksae_lib.engines.gpu import choose_largest
 from ksae_lib.loop import DivergenceError
 from ksae_lib.model import KSparseAutoencoder
 from replication.judge import finetune as module
-from replication.judge.finetune import DiscriminativeNet, FinetuneConfig, batch_key, finetune, new_net, stages
-from replication.judge.sparse_net import SparseNetEngine
-from replication.judge.threads import few_threads
+from replication.judge.finetune import DiscriminativeNet, FinetuneConfig, finetune, new_net, stages
 from replication.methods import METHODS
+from replication.methods.base import few_threads
 from replication.methods.layer import Layer, Unit
 
 CLASSES = 4
@@ -52,38 +49,26 @@ def sparse_net(layers: int = 1, unit: str = "linear", dtype: torch.dtype = torch
     return net.to(dtype)
 
 
-def tuned(net: DiscriminativeNet, config: FinetuneConfig, *data: Any, **how: Any) -> pd.DataFrame:
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nets are stacked on a processor too."""
+    monkeypatch.setattr(module, "_AT_ONCE_ON", ("cpu",))
+
+
+def tuned(net: DiscriminativeNet, config: FinetuneConfig, *data: Any) -> pd.DataFrame:
     """The history of one net, fine-tuned on a processor."""
-    (outcome,) = finetune([net], *(data[:2] or examples()), [config], *data[2:], device="cpu", **how)
+    held_out = data[2:] or [examples(30, seed=1)]
+    (outcome,) = finetune([net], *(data[:2] or examples()), [config], *held_out, device="cpu")
     if isinstance(outcome, DivergenceError):
         raise outcome
     return outcome
 
 
-@pytest.mark.parametrize("layerwise", [True, False])
-@pytest.mark.parametrize("unit", ["linear", "relu"])
-@pytest.mark.parametrize("layers", [1, 2])
-def test_sparse_kernels_train_as_autograd_does(layers: int, unit: str, layerwise: bool) -> None:
-    x, y = examples()
-    x = x.astype(np.float64)
-    nets = [sparse_net(layers, unit) for _ in range(2)]
-    config = FinetuneConfig(epochs=6, batch_size=8, learning_rate=0.3, momentum=0.5, layerwise=layerwise)
-    reference, fast = (
-        tuned(net, config, x, y, engine=engine) for net, engine in zip(nets, ("reference", "auto"), strict=True)
-    )
-    assert reference["loss"].to_numpy() == pytest.approx(fast["loss"].to_numpy(), rel=1e-12)
-    for name, value in nets[0].state_dict().items():
-        torch.testing.assert_close(nets[1].state_dict()[name], value, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("engine", ["auto", "reference"])
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_fixed_layers_stay_as_they_are(
-    engine: Literal["auto", "reference"], stage: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fixed_layers_stay_as_they_are(stage: int, monkeypatch: pytest.MonkeyPatch) -> None:
     net, start = sparse_net(2, dtype=torch.float32), sparse_net(2, dtype=torch.float32).state_dict()
     monkeypatch.setattr(module, "stages", lambda *_: [(2 - stage, 2)])
-    tuned(net, FinetuneConfig(epochs=2, learning_rate=0.1), engine=engine)
+    tuned(net, FinetuneConfig(epochs=2, learning_rate=0.1))
     for name, value in net.state_dict().items():
         is_fixed = name.startswith("layers") and int(name.split(".")[1]) < 2 - stage
         assert torch.equal(value, start[name]) == is_fixed
@@ -216,7 +201,7 @@ def test_impossible_settings_are_refused(change: dict[str, object], message: str
 def test_what_cannot_be_fine_tuned_is_refused() -> None:
     x, y = examples()
     config = FinetuneConfig()
-    with pytest.raises(ValueError, match="one class for each"):
+    with pytest.raises(ValueError, match="one for each of 60 examples"):
         tuned(sparse_net(), config, x, y[:-1])
     for wrong in (y - 1, y + 1, y.astype(float)):
         with pytest.raises(ValueError, match="whole numbers from 0 to 3"):
@@ -225,36 +210,23 @@ def test_what_cannot_be_fine_tuned_is_refused() -> None:
     broken[0, 0] = np.nan
     with pytest.raises(ValueError, match="NaN"):
         tuned(sparse_net(), config, broken, y)
-    with pytest.raises(ValueError, match="of 2 kinds"):
-        finetune([net(0, "relu", None), net(0, "linear", None)], x, y, CONFIGS[:2], engine="reference", device="cpu")
-    nets = [net(0, "relu", None), net(1, "relu", None)]
-    with pytest.raises(ValueError, match="of 2 kinds"):
-        finetune(nets, x, y, (CONFIG, replace(CONFIG, epochs=7)), engine="reference", device="cpu")
 
 
-def test_a_batch_key_is_of_all_but_seed_start_alpha_and_kept_units() -> None:
-    own = batch_key(CONFIG, net(0, "linear", (7, 9)))
-    assert own == batch_key(replace(CONFIG, seed=1, alpha=2), net(1, "linear", (8, 9)))
-    for name in ("epochs", "batch_size", "learning_rate", "learning_rate_end", "momentum"):
-        assert own != batch_key(replace(CONFIG, **{name: asdict(CONFIG)[name] / 2}), net(0, "linear", (7, 9)))
-    assert own != batch_key(CONFIG, net(0, "linear", None))
-    assert own != batch_key(CONFIG, net(0, "linear", (7, 9), 0.3))
+def test_nets_at_once_may_differ_in_seed_start_and_kept_units_alone(at_once: None) -> None:
+    (x, y), held = examples(), examples(30, seed=1)
 
+    def together(config: FinetuneConfig, second: DiscriminativeNet) -> list[Any]:
+        return finetune([net(0, "linear", (7, 9)), second], x, y, [CONFIG, config], held, device="cpu")
 
-@pytest.mark.parametrize(
-    ("kept", "zeros", "engine", "sparse"),
-    [(2, 0.8, "auto", True), (2, 0.2, "auto", False), (None, 0.8, "auto", False), (2, 0.8, "reference", False)],
-)
-def test_sparse_kernels_are_chosen_for_k_sparse_nets_on_inputs_that_are_mostly_zero(
-    kept: int | None, zeros: float, engine: Literal["auto", "reference"], sparse: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rng = np.random.default_rng(0)
-    x = (rng.random((50, 8)) * (rng.random((50, 8)) > zeros)).astype(np.float32)
-    made = DiscriminativeNet([Layer(torch.ones(5, 8), torch.zeros(5), "linear", kept)], 2)
-    used = []
-    monkeypatch.setattr(module, "SparseNetEngine", lambda *args: used.append(args) or SparseNetEngine(*args))
-    tuned(made, FinetuneConfig(epochs=1), x, np.zeros(50, np.int64), engine=engine)
-    assert bool(used) == sparse
+    assert len(together(replace(CONFIG, seed=1), net(1, "linear", (8, 9)))) == 2
+    other = {"epochs": 7, "batch_size": 9, "alpha": 2.0, "layerwise": False}
+    rates = {name: asdict(CONFIG)[name] / 2 for name in ("learning_rate", "learning_rate_end", "momentum")}
+    for name, value in (other | rates).items():
+        with pytest.raises(ValueError, match="of 2 kinds"):
+            together(replace(CONFIG, **{name: value}), net(1, "linear", (7, 9)))
+    for second in (net(1, "relu", (7, 9)), net(1, "linear", None), net(1, "linear", (7, 9), 0.3)):
+        with pytest.raises(ValueError, match="of 2 kinds"):
+            together(CONFIG, second)
 
 
 def net(seed: int, unit: Unit, kept: tuple[int, ...] | None, dropout: float = 0.0) -> DiscriminativeNet:
@@ -262,7 +234,7 @@ def net(seed: int, unit: Unit, kept: tuple[int, ...] | None, dropout: float = 0.
     noise = torch.Generator().manual_seed(seed)
     layers = [
         Layer(torch.randn(after, before, generator=noise) / 3, torch.randn(after, generator=noise) / 9, unit,
-              None if kept is None else kept[number], dropout, dropout)
+              None if kept is None else kept[number], (dropout, dropout))
         for number, (before, after) in enumerate(pairwise((20, 30, 25)))
     ]  # fmt: skip
     return DiscriminativeNet(layers, CLASSES)
@@ -270,7 +242,9 @@ def net(seed: int, unit: Unit, kept: tuple[int, ...] | None, dropout: float = 0.
 
 @pytest.mark.parametrize("layerwise", [True, False])
 @pytest.mark.parametrize(("unit", "kept"), [("linear", (7, 9)), ("relu", None), ("sigmoid", None)])
-def test_nets_at_once_are_the_nets_one_by_one(unit: Unit, kept: tuple[int, ...] | None, layerwise: bool) -> None:
+def test_nets_at_once_are_the_nets_one_by_one(
+    unit: Unit, kept: tuple[int, ...] | None, layerwise: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (x, y), held = examples(), examples(30, seed=1)
     configs = [replace(config, layerwise=layerwise) for config in CONFIGS]
 
@@ -278,10 +252,10 @@ def test_nets_at_once_are_the_nets_one_by_one(unit: Unit, kept: tuple[int, ...] 
         return [net(seed, unit, kept and (kept[0] + seed, kept[1])) for seed in range(3)]
 
     together, alone = nets(), nets()
-    outcomes = finetune(together, x, y, configs, held, device="cpu", engine="reference")
-    for outcome, wanted, one, other in zip(
-        outcomes, finetune(alone, x, y, configs, held, device="cpu"), together, alone, strict=True
-    ):
+    wanted_outcomes = finetune(alone, x, y, configs, held, device="cpu")
+    monkeypatch.setattr(module, "_AT_ONCE_ON", ("cpu",))
+    outcomes = finetune(together, x, y, configs, held, device="cpu")
+    for outcome, wanted, one, other in zip(outcomes, wanted_outcomes, together, alone, strict=True):
         assert isinstance(outcome, pd.DataFrame) and isinstance(wanted, pd.DataFrame)
         assert outcome.columns.tolist() == wanted.columns.tolist()
         for column in ("epoch", "fixed_layers", "learning_rate", "momentum", "validation_error"):
@@ -292,7 +266,7 @@ def test_nets_at_once_are_the_nets_one_by_one(unit: Unit, kept: tuple[int, ...] 
 
 
 def test_the_selection_of_nets_at_once_gets_rows_in_one_piece_as_its_gpu_kernel_needs(
-    monkeypatch: pytest.MonkeyPatch,
+    at_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (x, y), held = examples(), examples(30, seed=1)
     seen = []
@@ -302,60 +276,29 @@ def test_the_selection_of_nets_at_once_gets_rows_in_one_piece_as_its_gpu_kernel_
         return lambda z, k: seen.append((z.ndim, z.is_contiguous())) or select(z, k)
 
     monkeypatch.setattr(module, "choose_largest", choose)
-    finetune([net(s, "linear", (7, 9)) for s in range(3)], x, y, CONFIGS, held, device="cpu", engine="reference")
+    finetune([net(s, "linear", (7, 9)) for s in range(3)], x, y, CONFIGS, held, device="cpu")
     assert set(seen) == {(3, True)}
 
 
-@pytest.mark.parametrize("engine", ["auto", "reference"])
-def test_a_net_that_diverges_leaves_the_others_alone(engine: Literal["auto", "reference"]) -> None:
+@pytest.mark.parametrize("devices", [(), ("cpu",)])
+def test_a_net_that_diverges_leaves_the_others_alone(devices: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_AT_ONCE_ON", devices)
     (x, y), held = examples(), examples(30, seed=1)
     wild = net(1, "linear", (7, 9))
     wild.layers[0].weight.data.mul_(1e30)
     calm, alone = net(0, "linear", (7, 9)), net(0, "linear", (7, 9))
-    history, error = finetune([calm, wild], x, y, CONFIGS[:2], held, device="cpu", engine=engine)
+    history, error = finetune([calm, wild], x, y, CONFIGS[:2], held, device="cpu")
     assert isinstance(error, DivergenceError)
     assert isinstance(history, pd.DataFrame)
     assert history["loss"].to_numpy() == pytest.approx(tuned(alone, CONFIG, x, y, held)["loss"].to_numpy(), rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("unit", "kept", "dropout", "engine"),
-    [("linear", (7, 9), 0.0, "auto"), ("relu", None, 0.3, "auto"), ("relu", None, 0.3, "reference")],
-)
-def test_interrupted_runs_go_on_from_their_checkpoints_to_the_bit(
-    unit: Unit, kept: tuple[int, int] | None, dropout: float, engine: Literal["auto", "reference"], tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    (x, y), held = examples(), examples(30, seed=1)
-    paths = [tmp_path / "a", tmp_path / "b"]
-
-    def run(nets: list[DiscriminativeNet], checkpoint: list[Path] | None = None) -> list[Any]:
-        return finetune(nets, x, y, CONFIGS[:2], held, device="cpu", engine=engine, checkpoint=checkpoint)
-
-    def nets() -> list[DiscriminativeNet]:
-        return [net(seed, unit, kept, dropout) for seed in range(2)]
-
-    whole, halves = nets(), nets()
-    wanted = run(whole)
-    original = module.run_epochs
-    # Three epochs end within the second of three stages.
-    monkeypatch.setattr(module, "run_epochs", lambda what, epochs, *rest, **how: original(what, 3, *rest, **how))
-    run(nets(), paths)
-    monkeypatch.undo()
-    for outcome, history in zip(run(halves, paths), wanted, strict=True):
-        assert outcome.drop(columns="seconds").equals(history.drop(columns="seconds"))
-    for one, other in zip(whole, halves, strict=True):
-        assert all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
-    with pytest.raises(ValueError, match="not a checkpoint of this run"):
-        finetune(nets(), x, y, [replace(one, alpha=2) for one in CONFIGS[:2]], device="cpu", checkpoint=paths)
-
-
 def test_small_work_keeps_to_one_thread_and_gives_the_others_back() -> None:
-    before = torch.get_num_threads(), numba.get_num_threads()
+    before = torch.get_num_threads()
     torch.set_num_threads(2)
     with few_threads(10_000):
         assert torch.get_num_threads() == 2
     with few_threads(100):
-        assert (torch.get_num_threads(), numba.get_num_threads()) == (1, 1)
-    assert (torch.get_num_threads(), numba.get_num_threads()) == (2, before[1])
-    torch.set_num_threads(before[0])
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)

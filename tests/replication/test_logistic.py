@@ -156,7 +156,7 @@ def test_what_cannot_be_fitted_is_refused(x: np.ndarray, y: np.ndarray, message:
 
 
 @pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
-def test_more_features_than_examples_are_fitted_in_the_span_of_the_examples(form: type) -> None:
+def test_more_features_than_examples_are_fitted_as_any_others(form: type) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(40, 300)) * (rng.random((40, 300)) < 0.3) + 0.5
     x[30:] = x[:10]

@@ -15,12 +15,13 @@ from scipy.io import savemat
 from replication.data import load_data
 from replication.data.base import DataConfig, DataError, Dataset
 from replication.data.norb import (
+    OFFICIAL,
     TESTING,
     TOYS,
     TRAINING,
     load_norb,
+    read_half,
     read_matrix,
-    read_part,
     small_images,
     take,
     write_matrix,
@@ -55,36 +56,46 @@ def folder(made: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def compress(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Replace a file by its archive, which passes for the official one."""
+    archive = path.with_suffix(".mat.gz")
+    archive.write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    monkeypatch.setitem(OFFICIAL, archive.name, hashlib.sha256(archive.read_bytes()).hexdigest())
+    return archive
+
+
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 @pytest.mark.parametrize(("shape", "dtype"), [((5, 2, 4, 3), "u1"), ((7,), "<i4"), ((7, 4), "<i4")])
-def test_files_have_the_official_layout(tmp_path: Path, suffix: str, shape: tuple[int, ...], dtype: str) -> None:
+def test_files_have_the_official_layout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, shape: tuple[int, ...], dtype: str
+) -> None:
     wanted = np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
     path = tmp_path / "m.mat"
-    write_matrix(path, shape, dtype, [wanted[:3], wanted[3:]])
+    write_matrix(path, wanted)
     raw = path.read_bytes()
-    if suffix:
-        path = tmp_path / "m.mat.gz"
-        path.write_bytes(gzip.compress(raw))
-    assert np.array_equal(ten_line_reader(path), wanted)
-    digest = hashlib.sha256()
-    blocks = list(read_matrix(path, dtype, shape[1:], digest, length=2))
-    assert np.array_equal(np.concatenate(blocks), wanted) and len(blocks) == (len(wanted) + 1) // 2
-    assert digest.digest() == hashlib.sha256(raw).digest()
+    assert np.array_equal(ten_line_reader(compress(path, monkeypatch) if suffix else path), wanted)
+    found, sha256 = read_matrix(path, dtype, shape[1:])
+    assert np.array_equal(found, wanted) and found.dtype == dtype
+    assert sha256 == hashlib.sha256(raw).hexdigest()
     assert raw[:4] == (b"\x55\x4c\x3d\x1e" if dtype == "u1" else b"\x54\x4c\x3d\x1e")
     assert len(raw) - wanted.nbytes == (24 if len(shape) == 4 else 20)
 
 
-@pytest.mark.parametrize(
-    ("recipe", "kernel"), [("printed", Image.Resampling.BICUBIC), ("author", Image.Resampling.BILINEAR)]
-)
-def test_preprocessing_is_the_inner_part_resized_as_pillow_does(made: Path, recipe: str, kernel: int) -> None:
+def test_preprocessing_is_the_inner_part_resized_as_pillow_does(made: Path) -> None:
     pairs = ten_line_reader(made / f"{TRAINING}-dat.mat")[:5]
     wanted = [
-        np.asarray(Image.fromarray(view[16:80, 16:80].astype(np.float32)).resize((32, 32), kernel))
+        np.asarray(Image.fromarray(view[16:80, 16:80].astype(np.float32)).resize((32, 32), Image.Resampling.BICUBIC))
         for pair in pairs
         for view in pair
     ]
-    assert np.abs(small_images(pairs, recipe) - np.array(wanted).reshape(5, 2048)).max() < 1e-3  # type: ignore[arg-type]
+    assert np.abs(small_images(pairs) - np.array(wanted).reshape(5, 2048)).max() < 1e-3
+
+
+def test_images_are_made_small_block_by_block(made: Path) -> None:
+    pairs = np.tile(ten_line_reader(made / f"{TRAINING}-dat.mat"), (2, 1, 1, 1))
+    small = small_images(pairs)
+    assert len(small) == 322 and np.array_equal(small[161:], small[:161])
 
 
 def test_dimensions_are_standardized_by_the_training_pairs(made: Path) -> None:
@@ -100,30 +111,13 @@ def test_dimensions_are_standardized_by_the_training_pairs(made: Path) -> None:
     assert np.array_equal(data.test_y, ten_line_reader(made / f"{TESTING}-cat.mat"))
 
 
-def test_a_toy_held_out_is_in_one_part_alone(made: Path) -> None:
-    part = read_part(made, TRAINING)
-    assert part.info is not None
-    six = int((part.info[:, 0] == 6).sum())
-    data = load(made, split="instance", split_seed=1, train_size=161 - six, validation_size=six)
-    order = np.random.default_rng(1).permutation(len(part.x))
-    held_out, rest = (part.x[order[(part.info[order, 0] == 6) == is_six]] for is_six in (True, False))
-    assert np.allclose(data.validation_x, (held_out - rest.mean(0)) / rest.std(0), atol=1e-3)
-
-
-def test_compressed_files_give_the_same_data(folder: Path) -> None:
-    before = read_part(folder, TESTING)
+def test_compressed_files_give_the_same_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, sha256 = read_half(folder, TESTING)
     for path in list(folder.glob("*.mat")):
-        path.with_suffix(".mat.gz").write_bytes(gzip.compress(path.read_bytes()))
-        path.unlink()
-    after = read_part(folder, TESTING)
-    assert before.sha256 == after.sha256
-    assert np.array_equal(before.x, after.x)
-
-
-def test_the_author_s_recipe_divides_grey_levels(made: Path) -> None:
-    data = load(made, recipe="author", test_size=10)
-    assert data.test_x.shape == (10, 2048)
-    assert data.test_x.min() >= 0 and data.test_x.max() <= 1
+        compress(path, monkeypatch)
+    again = read_half(folder, TESTING)
+    assert np.array_equal(x, again[0]) and np.array_equal(y, again[1]) and sha256 == again[2]
+    assert load(folder).preprocessing["files"] == "official archives"
 
 
 def damage(path: Path, how: str) -> None:
@@ -139,6 +133,8 @@ def damage(path: Path, how: str) -> None:
         path.write_bytes(data + b"0")
     elif how == "header only":
         path.write_bytes(data[:6])
+    elif how == "no pairs":
+        path.write_bytes(data[:8] + bytes(4) + data[12:24])
     elif how == "magic":
         path.write_bytes(b"\x00" * 4 + data[4:])
     elif how == "swapped":
@@ -154,43 +150,37 @@ def damage(path: Path, how: str) -> None:
         path.write_bytes((path.parent / f"{TRAINING}-dat.mat").read_bytes())
     elif how == "category":
         path.write_bytes(data[:-4] + struct.pack("<i", 7))
-    elif how == "broken gz":
-        path.unlink()
-        path.with_suffix(".mat.gz").write_bytes(gzip.compress(data)[:-20])
     else:
         path.unlink()
-        path.with_suffix(".mat.gz").write_bytes(data)
+        path.with_suffix(".mat.gz").write_bytes(gzip.compress(data))
 
 
 @pytest.mark.parametrize(
     ("kind", "how", "message"),
     [
-        ("dat", "missing", "is missing: 'ksae data get norb'"),
-        ("dat", "a folder", "truncated or damaged .*Is a directory"),
-        ("dat", "truncated", "is truncated"),
-        ("dat", "longer", "longer than its header"),
-        ("dat", "header only", "is truncated"),
-        ("dat", "magic", "not NORB's matrix"),
-        ("dat", "swapped", "not NORB's matrix"),
-        ("cat", "swapped", "not NORB's matrix"),
-        ("cat", "images", "not NORB's matrix"),
+        ("dat", "missing", "is missing .*: run 'ksae data get norb'"),
+        ("dat", "a folder", "cannot be read .Is a directory"),
+        ("dat", "truncated", "damaged or not NORB's matrix"),
+        ("dat", "longer", "damaged or not NORB's matrix"),
+        ("dat", "header only", "damaged or not NORB's matrix"),
+        ("dat", "no pairs", "damaged or not NORB's matrix"),
+        ("dat", "magic", "damaged or not NORB's matrix"),
+        ("dat", "swapped", "damaged or not NORB's matrix"),
+        ("cat", "swapped", "damaged or not NORB's matrix"),
+        ("cat", "images", "damaged or not NORB's matrix"),
         ("cat", "shorter", "not of these images"),
         ("info", "shorter", "not of these images"),
         ("info", "other half", "not of these images"),
-        ("dat", "huge", "not NORB's matrix"),
-        ("cat", "huge", "not NORB's matrix"),
+        ("dat", "huge", "damaged or not NORB's matrix"),
+        ("cat", "huge", "damaged or not NORB's matrix"),
         ("cat", "category", "not of these images"),
-        ("dat", "broken gz", "truncated or damaged"),
-        ("dat", "not gz", "truncated or damaged"),
+        ("dat", "other archive", "is not the official file .*: delete it and run 'ksae data get norb'"),
     ],
 )
 def test_a_bad_file_is_named(folder: Path, kind: str, how: str, message: str) -> None:
     damage(folder / f"{TRAINING}-{kind}.mat", how)
     with pytest.raises(DataError, match=message) as raised:
-        if "gz" in how:
-            read_part(folder, TRAINING)
-        else:
-            load(folder)
+        load(folder)
     assert f"{TRAINING}-{kind}.mat" in str(raised.value)
 
 
@@ -210,10 +200,17 @@ def test_norb_itself_is_verified_where_its_archives_are_there(
         load(tmp_path / "NORB")
 
 
-@pytest.mark.parametrize("size", [0, 10**6])
-def test_sizes_that_are_not_there_are_refused(made: Path, size: int) -> None:
-    with pytest.raises(ValueError, match="train_size .* is not available"):
-        load(made, train_size=size)
+@pytest.mark.parametrize(("part", "most"), [("train", 132), ("validation", 29), ("test", 161)])
+def test_sizes_that_are_not_there_are_refused(
+    made: Path, monkeypatch: pytest.MonkeyPatch, part: str, most: int
+) -> None:
+    monkeypatch.setenv("KSAE_DATA", str(made.parents[1]))
+    load_data.cache_clear()
+    with pytest.raises(ValueError, match=f"{part}_size = {most + 1} is not available: .* from 1 to {most}"):
+        load_data(DataConfig(name="toy_norb", share=151, **{**WHOLE, f"{part}_size": most + 1}))  # type: ignore[arg-type]
+
+
+MATLAB_SIZES = {"train_size": 40, "validation_size": 10, "test_size": 40}
 
 
 def matlab(path: Path, side: int, how: str = "columns", **changed: Any) -> dict[str, np.ndarray]:
@@ -237,28 +234,32 @@ def test_the_matlab_form_is_taken_and_read(tmp_path: Path, side: int, how: str) 
     images = matlab(tmp_path / "source" / "norb_5class.mat", side, how)
     for source in (tmp_path / "source", tmp_path / "source" / "norb_5class.mat"):
         take(tmp_path / "NORB", source)
-        config = DataConfig(name="norb", train_size=40, validation_size=10, test_size=40, recipe="author")
-        data = load_norb(tmp_path / "NORB", config)
+        data = load(tmp_path / "NORB", **MATLAB_SIZES)
         assert data.image_shape == (2, side, side) and data.train_x.shape == (40, 2 * side * side)
-        wanted = np.stack([images["test_left"], images["test_right"]], axis=1) / 255
-        assert np.allclose(data.test_x.reshape(40, 2, side, side), wanted, atol=1e-6)
+        assert data.preprocessing["files"] == "matlab form, as circulated, not verified"
+        assert data.preprocessing["pixels"] == f"{side} × {side}, standardized by the training pairs"
+        order = np.random.default_rng(0).permutation(60)
+        train, test = (
+            np.stack([images[f"{half}_left"], images[f"{half}_right"]], axis=1).astype(float)
+            for half in ("train", "test")
+        )
+        chosen = train[order[:40]]
+        wanted = (test - chosen.mean(axis=0)) / chosen.std(axis=0)
+        assert np.allclose(data.test_x.reshape(40, 2, side, side), wanted, atol=1e-4)
         assert data.test_y.tolist() == [i % 5 for i in range(40)]
-        assert data.preprocessing["files"] == f"matlab form, {side} × {side}, as circulated, not verified"
-    order = np.random.default_rng(0).permutation(60)
-    printed = load_norb(tmp_path / "NORB", DataConfig(name="norb", train_size=40, validation_size=10, test_size=40))
-    assert printed.train_y.tolist() == (order[:40] % 5).tolist()
-    assert np.abs(printed.train_x.mean(axis=0)).max() < 1e-5 and np.abs(printed.train_x.std(axis=0) - 1).max() < 1e-4
-    with pytest.raises(ValueError, match="split = 'instance' is not possible: .* does not say which toy"):
-        load_norb(tmp_path / "NORB", DataConfig(name="norb", split="instance"))
+        assert data.train_y.tolist() == (order[:40] % 5).tolist()
+        assert np.abs(data.train_x.mean(axis=0)).max() < 1e-5 and np.abs(data.train_x.std(axis=0) - 1).max() < 1e-4
 
 
 def test_large_images_of_the_matlab_form_are_made_small_like_the_official_ones(tmp_path: Path) -> None:
     images = matlab(tmp_path / "smallnorb-matlab.mat", 96)
-    sizes = {"train_size": 40, "validation_size": 10, "test_size": 40}
-    data = load_norb(tmp_path, DataConfig(name="norb", recipe="author", **sizes))  # type: ignore[arg-type]
+    data = load(tmp_path, **MATLAB_SIZES)
     assert data.image_shape == (2, 32, 32)
-    pairs = np.stack([images["test_left"], images["test_right"]], axis=1)
-    assert np.allclose(data.test_x * 255, small_images(pairs, "author"), atol=1e-2)
+    first, second = (
+        small_images(np.stack([images[f"{half}_left"], images[f"{half}_right"]], axis=1)) for half in ("train", "test")
+    )
+    train = first[np.random.default_rng(0).permutation(60)[:40]]
+    assert np.allclose(data.test_x, (second - train.mean(axis=0)) / train.std(axis=0), atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from replication.data import load_data
 from replication.data.base import DataConfig, DataError, Dataset
@@ -28,17 +28,17 @@ def natural(count: int = 6, size: int = 40) -> np.ndarray:
 
 
 def test_patches_are_parts_of_the_images() -> None:
-    images = list(natural())
-    patches = random_patches(images, 20, 8, np.random.default_rng(0)).reshape(20, 8, 8, 3)
+    images = natural()
+    patches = random_patches(images, 20, np.random.default_rng(0)).reshape(20, 8, 8, 3)
     windows = [np.lib.stride_tricks.sliding_window_view(image, (8, 8, 3)).reshape(-1, 8, 8, 3) for image in images]
     for patch in patches:
         assert any((window == patch).all(axis=(1, 2, 3)).any() for window in windows)
     with pytest.raises(DataError, match="smaller than a patch"):
-        random_patches([images[0][:7]], 1, 8, np.random.default_rng(0))
+        random_patches(images[:, :7], 1, np.random.default_rng(0))
 
 
 def test_contrast_and_whitening_are_those_of_the_published_code() -> None:
-    x = random_patches(list(natural()), 5000, 4, np.random.default_rng(0))
+    x = random_patches(natural(), 5000, np.random.default_rng(0))
     one = x[0].astype(float)
     normal = normalize_contrast(x)
     assert normal[0] == pytest.approx((one - one.mean()) / np.sqrt(one.var(ddof=1) + 10), rel=1e-4, abs=1e-5)
@@ -53,16 +53,12 @@ def test_contrast_and_whitening_are_those_of_the_published_code() -> None:
     )
 
 
-def test_a_file_and_a_folder_give_patches(tmp_path: Path) -> None:
+def test_a_file_gives_patches(tmp_path: Path) -> None:
     images = natural()
     np.savez(tmp_path / "a.npz", images=images)
-    for i, image in enumerate(images):
-        (tmp_path / "folder").mkdir(exist_ok=True)
-        Image.fromarray(image).save(tmp_path / "folder" / f"{i}.png")
     data = patches(tmp_path / "a.npz", 300, 40, 20)
     assert (data.train_x.shape, data.validation_x.shape, data.image_shape) == ((300, 192), (40, 192), (8, 8, 3))
-    other = patches(tmp_path / "folder", 300, 40, 20)
-    assert data.sha256 == other.sha256 and np.array_equal(data.train_x, other.train_x)
+    assert data.sha256 == hashlib.sha256(images.tobytes()).hexdigest()
     assert not np.array_equal(data.train_x, patches(tmp_path / "a.npz", 300, 40, 20, seed=1).train_x)
     assert patches("samples").test_x.shape == (8, 192)
     assert data.preprocessing == {
@@ -71,24 +67,11 @@ def test_a_file_and_a_folder_give_patches(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda path: None, "is not a folder of images"),
-        (lambda path: path.mkdir(), "is not a folder of images"),
-        (lambda path: (path.mkdir(), (path / "a.png").write_bytes(b"x")), "a.png cannot be read"),
-    ],
-)
-def test_a_bad_folder_is_named(tmp_path: Path, make, message: str) -> None:
-    make(tmp_path / "pictures")
-    with pytest.raises(DataError, match=message):
-        patches(tmp_path / "pictures")
-
-
-@pytest.mark.parametrize(
     ("arrays", "message"),
     [
         ({"other": np.zeros(3)}, "cannot be read"),
-        ({"images": np.zeros((2, 9, 9, 3))}, "images are uint8"),
+        ({"images": np.zeros((2, 9, 9, 3))}, "float64 .2, 9, 9, 3., not uint8"),
+        ({"images": np.zeros((0, 9, 9, 3), np.uint8)}, "its images are uint8 .0, 9, 9, 3."),
         (None, "No such file.*name an .npz file"),
         ("folder", "Is a directory.*name an .npz file"),
     ],
@@ -109,32 +92,30 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     np.save(tmp_path / "b.npy", np.zeros(3))
     for content in (whole[: len(whole) // 2], whole[:-30], b"", (tmp_path / "b.npy").read_bytes()):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"a\.npz is missing or cannot be read"):
+        with pytest.raises(DataError, match=r"a\.npz is missing in .* or cannot be read"):
             patches(path)
 
 
 def test_missing_cifar10_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KSAE_DATA", str(tmp_path))
-    with pytest.raises(DataError, match="CIFAR-10 is missing"):
+    with pytest.raises(DataError, match="cifar10 is missing .* how to get CIFAR-10"):
         patches("cifar10")
-    with pytest.raises(ValueError, match="name at least one"):
-        patches("samples", 0)
 
 
 @pytest.mark.parametrize("angle", [0.3, 1.2, 2.5])
 def test_a_gabor_function_is_found_again(angle: float) -> None:
     wave = np.array([0.6, -0.8]) @ gabor(np.array([3.2, 4.1, angle, 0.2, 1.6, 2.0]), 8)
-    fit = fit_gabor(wave.reshape(8, 8))
-    assert fit.explained > 0.999
-    assert (fit.frequency, fit.angle) == pytest.approx((0.2, angle), abs=0.01)
+    explained, (_, _, found, frequency, _, _) = fit_gabor(wave.reshape(8, 8))
+    assert explained > 0.999
+    assert (frequency, found % np.pi) == pytest.approx((0.2, angle), abs=0.01)
 
 
 def test_noise_is_explained_worse_than_an_edge() -> None:
     rng = np.random.default_rng(0)
-    noise = [fit_gabor(rng.normal(size=(8, 8))).explained for _ in range(10)]
+    noise = [fit_gabor(rng.normal(size=(8, 8)))[0] for _ in range(10)]
     y, x = np.mgrid[:8, :8]
     edge = np.tanh(x + 0.5 * y - 5) * np.exp(-((x - 3.5) ** 2 + (y - 3.5) ** 2) / 8)
-    assert max(noise) < 0.75 < 0.95 < fit_gabor(edge).explained
+    assert max(noise) < 0.75 < 0.95 < fit_gabor(edge)[0]
     with pytest.raises(ValueError, match="constant filter"):
         fit_gabor(np.ones((8, 8)))
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from replication.experiments.base import PlanError
-from replication.runs import EncoderRun, Run, digest_of
+from replication.runs import EncoderRun, Run, RunStore, digest_of
 from replication.study import Study
 from replication.workflow import Workflow, selected
 
@@ -76,3 +77,22 @@ def test_a_notebook_shows_the_runs_of_experiments_that_are_carried_out_beside_it
     one = study.experiment("table1")
     assert set(alone.shown(one)) == set(alone.runs)
     assert set(both.shown(one)) == set(both.runs)
+
+
+def test_rounded_weights_are_looked_at_and_never_carried_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study("quick", results=tmp_path / "mine", evidence=tmp_path / "evidence")
+    run = next(iter(study.experiment("figure1").filters))
+    RunStore(study.evidence.root).save(run, {"inputs": 784}, HISTORY, run.method.build(784).half())
+    assert study.model(run).weight.dtype == torch.float32
+    trained: list[Run] = []
+
+    def carry_out(run: EncoderRun, progress: bool | None) -> None:
+        trained.append(run)
+        store(study, run)
+
+    monkeypatch.setattr(study, "_carry_out", carry_out)
+    study.trained(run)
+    study.trained(run)
+    assert trained == [run]
