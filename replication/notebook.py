@@ -52,13 +52,15 @@ def execute_notebook(
         notebook.cells.append(nbformat.v4.new_code_cell(f"print({_SENTINEL!r})"))
         watched = folder / source.name
         nbformat.write(notebook, watched)
-        # The signal that ends a kernel can reach it at work on its last message, which it logs as an error.
         # Kernels that start together race for TCP ports; a socket in a folder of its own is nobody else's.
         transport = Config(KernelManager={"transport": "ipc", "ip": f"{folder}/kernel"})
+        # The signal that ends a kernel can reach it at work on its last message, which it would log as an error.
+        quiet = ["--log-level=CRITICAL"]
         try:
             executed = papermill.execute_notebook(
                 watched, None, parameters, kernel_name="python3", progress_bar=False, cwd=project_root(),
-                start_timeout=300, iopub_timeout=120, config=transport, extra_arguments=["--log-level=CRITICAL"],
+                start_timeout=300, iopub_timeout=120, config=transport, coalesce_streams=True,
+                extra_arguments=quiet,
             )  # fmt: skip
         except PapermillExecutionError as error:
             raise NotebookError(

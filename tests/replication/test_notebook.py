@@ -62,12 +62,11 @@ def test_papermill_shows_type_default_and_meaning_of_every_parameter(path: Path)
 
 
 def test_an_executed_notebook_holds_the_result_and_nothing_volatile(tmp_path: Path) -> None:
-    source = write(tmp_path / "a.ipynb", "x: int = 1  # a number", "print(x + 1)")
+    late = "import time; time.sleep(0.5); print('late')"
+    source = write(tmp_path / "a.ipynb", "x: int = 1  # a number", "print(x + 1, flush=True)\n" + late)
     output = execute_notebook(source, tmp_path / "out" / "a.ipynb", {"x": 41})
     notebook = nbformat.read(output, as_version=4)
-    assert [o["text"] for cell in notebook.cells for o in cell.get("outputs", [])] == ["42\n"], (
-        "nothing of the runner's"
-    )
+    assert [o["text"] for cell in notebook.cells for o in cell.get("outputs", [])] == ["42\nlate\n"]
     text = output.read_text(encoding="utf-8")
     for volatile in ("papermill.record_timing", "start_time", "iopub", str(tmp_path), str(project_root())):
         assert volatile not in text
