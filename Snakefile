@@ -3,6 +3,8 @@
 `ksae reproduce` starts it; `ksae reproduce --profile full -- --executor slurm --jobs 20` runs it on a cluster.
 """
 
+import torch
+
 from replication.workflow import Workflow, step
 
 WORK = Workflow.from_environment()
@@ -31,7 +33,7 @@ for batch in WORK.batches:
         priority: 5 if batch.trains else 0
         threads: 1
         resources:
-            gpu=1,
+            gpu=int(torch.cuda.is_available()),
         params:
             command=step("run", *batch.runs) + " " + WORK.options,
         shell:
