@@ -14,7 +14,7 @@ import pandas as pd
 from ksae_lib.io import write_text
 from replication.provenance import provenance
 from replication.report.tables import FEWEST_SEEDS, markdown
-from replication.runs import EncoderRun, Run, StoredRun, to_json
+from replication.runs import EncoderRun, StoredRun, to_json
 from replication.study import Study
 
 SAME, NOISE, DIFFERENT = "same to the digit", "within seed noise", "different"
@@ -36,13 +36,13 @@ def comparison(study: Study) -> pd.DataFrame:
     ids = [] if study.updates_evidence else sorted({*study.store.names()} & {*study.evidence.names()})
     seeds: dict[str, list[StoredRun]] = {}
     for stored in map(study.evidence.read, study.evidence.names() if ids else ()):
-        seeds.setdefault(_without_seeds(stored.run), []).append(stored)
+        seeds.setdefault(json.dumps(_without_seeds(to_json(stored.run))), []).append(stored)
     records = []
     for own in map(study.store.read, ids):
         committed = study.evidence.read(own.run.run_id)
         measure = "loss" if isinstance(own.run, EncoderRun) else "test_error"
         if measure in own.metrics and measure in committed.metrics:
-            values = [run.metrics[measure] for run in seeds[_without_seeds(own.run)]]
+            values = [run.metrics[measure] for run in seeds[json.dumps(_without_seeds(to_json(own.run)))]]
             outcome = _outcome(own, committed, measure, values)
             pair = committed.metrics[measure], own.metrics[measure]
             records.append((own.run.run_id, measure, *pair, outcome, committed.is_current))
@@ -62,21 +62,14 @@ def _outcome(own: StoredRun, committed: StoredRun, measure: str, of_seeds: list[
     return NOISE if abs(mine - theirs) <= noise else DIFFERENT
 
 
-def _without_seeds(run: Run) -> str:
-    """What runs that differ in their seeds alone have in common."""
-
-    def pruned(value: Any) -> Any:
-        return {k: pruned(v) for k, v in value.items() if k != "seed"} if isinstance(value, dict) else value
-
-    return json.dumps(pruned(to_json(run)), sort_keys=True)
+def _without_seeds(config: Any) -> Any:
+    """What the settings of runs that differ in their seeds alone have in common."""
+    return {k: _without_seeds(v) for k, v in config.items() if k != "seed"} if isinstance(config, dict) else config
 
 
 def summary(study: Study) -> str:
     """One paragraph on the comparison, for the terminal."""
-    return _said(comparison(study))
-
-
-def _said(table: pd.DataFrame) -> str:
+    table = comparison(study)
     if not len(table):
         return "None of these runs has a committed counterpart to compare it with."
     counts = table["outcome"].value_counts()
@@ -101,5 +94,5 @@ def write_comparison(study: Study) -> Path:
     machine = f"Date {date}, commit {here['git_commit']}, machine {here['hardware']}, versions {here['versions']}."
     path = study.folder / "comparison.md"
     write_text(path.with_suffix(".json"), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    write_text(path, "\n\n".join([title, _said(table), RULE, machine, markdown(table)]))
+    write_text(path, "\n\n".join([title, summary(study), RULE, machine, markdown(table)]))
     return path
