@@ -22,7 +22,7 @@ from scipy import stats
 from replication.report.paired import compare
 from replication.report.tables import FEWEST_SEEDS, net_title, shorter_than_the_paper
 from replication.runs import EncoderRun, StoredRun
-from replication.study import Shown, Study, project_root
+from replication.study import Study, project_root
 
 _HIGH = 5
 _NOISE_AREA, _NEAR = 1 / 3, 0.03
@@ -45,9 +45,7 @@ class Evidence:
     def __init__(self, study: Study) -> None:
         self.study = study
         shown = [one for number in study.table_numbers for one in study.rows(number)]
-        self.rows: dict[tuple[int, str, str], Shown] = {
-            (one.row.table, one.row.data.name, one.row.key): one for one in shown
-        }
+        self.rows = {(one.row.table, one.row.data.name, one.row.key): one for one in shown}
 
     def encoders(self, runs: Sequence[EncoderRun]) -> list[StoredRun] | None:
         """The stored runs, None if there are none or one is missing."""
@@ -92,7 +90,7 @@ def _verdict(findings: Sequence[Finding], runs: dict[str, StoredRun]) -> str:
     signs = [finding.sign for finding in findings]
     if None in signs or not all(run.run.data.is_whole for run in runs.values()):
         return "not tested"
-    if all(sign == 1 for sign in signs):
+    if signs.count(1) == len(signs):
         return "validated"
     if signs.count(-1) > signs.count(1):
         return "contradicted"
@@ -100,22 +98,17 @@ def _verdict(findings: Sequence[Finding], runs: dict[str, StoredRun]) -> str:
 
 
 def _confidence(findings: Sequence[Finding], short: bool) -> str:
-    """High: at least five seeds of every row, at the paper's length; medium: at least three seeds; low: fewer."""
     if any(finding.sign is None for finding in findings):
         return "none"
     seeds = min(finding.seeds for finding in findings)
-    if seeds >= _HIGH and not short:
-        return "high"
-    return "medium" if seeds >= FEWEST_SEEDS else "low"
+    return "high" if seeds >= _HIGH and not short else "medium" if seeds >= FEWEST_SEEDS else "low"
 
 
 def _sign(low: float, high: float) -> int:
-    """Of a difference from its interval: 0 unless that leaves out 0."""
     return 1 if low > 0 else -1 if high < 0 else 0
 
 
 def _lower(evidence: Evidence, data: str, table: int, key: str, *others: str) -> list[Finding]:
-    """The row's error is lower than each of the others'."""
     found = []
     for other in others:
         ours, theirs = (evidence.rows.get((table, data, one)) for one in (key, other))
@@ -132,11 +125,9 @@ def _lower(evidence: Evidence, data: str, table: int, key: str, *others: str) ->
 
 
 def _best_alpha(evidence: Evidence, table: int, key: str, best: float) -> list[Finding]:
-    """Validation error at the named α is lower than at every other α; paired over the seeds, 95% intervals (t)."""
     shown = evidence.rows.get((table, "mnist", key))
     stored = shown.committed if shown else []
-    seeds = len(stored)
-    if seeds < FEWEST_SEEDS:
+    if (seeds := len(stored)) < FEWEST_SEEDS:
         return [Finding(None, f"{key} has {seeds} runs, {FEWEST_SEEDS} are needed", stored)]
     by_alpha = pd.DataFrame([run.history.groupby("alpha")["validation_error"].min() for run in stored])
     if best not in by_alpha:
@@ -152,7 +143,6 @@ def _best_alpha(evidence: Evidence, table: int, key: str, best: float) -> list[F
 
 
 def _area_falls_with_k(evidence: Evidence, experiment: str) -> list[Finding]:
-    """The median effective area of the filters falls from each k to the next larger one."""
     nets: list[Any] = [run for one in evidence.study.experiments if one.name == experiment for run in one.filters]
     nets.sort(key=lambda run: run.method.k)
     stored = evidence.encoders(nets)
@@ -170,7 +160,6 @@ def _area_falls_with_k(evidence: Evidence, experiment: str) -> list[Finding]:
 
 
 def _sparsest(evidence: Evidence, model: str, measure: str) -> list[Finding]:
-    """Of the models of Figure 4, the named one has the largest measure."""
     models = evidence.study.experiment("figure4").models
     runs = evidence.encoders(list(models.values()))
     if runs is None or not all("sparsity" in run.metrics for run in runs):
@@ -186,10 +175,6 @@ def _sparsest(evidence: Evidence, model: str, measure: str) -> list[Finding]:
 
 
 def _gabor_like(evidence: Evidence, least: float) -> list[Finding]:
-    """Of the filters of Figure 3 at least that share is localized and oriented, and more than of noise.
-
-    The difference counts if its 95% interval (normal, binomial variances) leaves out 0.
-    """
     stored = evidence.encoders(evidence.study.experiment("figure3").filters)
     if stored is None:
         return [Finding(None, "the run of Figure 3 is missing")]
@@ -203,10 +188,6 @@ def _gabor_like(evidence: Evidence, least: float) -> list[Finding]:
 
 
 def _faster(_: Evidence, times: float, *methods: str) -> list[Finding]:
-    """The encoder codes so many times as many images a second as each of these methods.
-
-    Faster by less decides nothing, slower is the opposite. Read from the stored benchmark: speed takes no runs.
-    """
     file = project_root() / "benchmarks" / "results" / "encoding.json"
     if not file.exists():
         return [Finding(None, "the benchmark is missing")]

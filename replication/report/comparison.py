@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,6 @@ from replication.runs import EncoderRun, StoredRun, to_json
 from replication.study import Study
 
 SAME, NOISE, DIFFERENT = "same to the digit", "within seed noise", "different"
-_LOSS_NOISE = 0.01
 RULE = (
     "Test errors are compared in percent, of encoders the loss after the last epoch. Within seed noise: no further "
     "apart than two standard deviations over the committed seeds; with fewer than three of them, than the 95% "
@@ -34,37 +33,35 @@ def comparison(study: Study) -> pd.DataFrame:
         ``same_code``: whether the committed run is of the code that is here.
     """
     ids = [] if study.updates_evidence else sorted({*study.store.names()} & {*study.evidence.names()})
-    seeds: dict[str, list[StoredRun]] = {}
+    of_seeds: dict[str, list[StoredRun]] = {}
     for stored in map(study.evidence.read, study.evidence.names() if ids else ()):
-        seeds.setdefault(json.dumps(_without_seeds(to_json(stored.run))), []).append(stored)
+        of_seeds.setdefault(_without_seeds(stored), []).append(stored)
     records = []
     for own in map(study.store.read, ids):
         committed = study.evidence.read(own.run.run_id)
         measure = "loss" if isinstance(own.run, EncoderRun) else "test_error"
         if measure in own.metrics and measure in committed.metrics:
-            values = [run.metrics[measure] for run in seeds[json.dumps(_without_seeds(to_json(own.run)))]]
-            outcome = _outcome(own, committed, measure, values)
+            outcome = _outcome(own, committed, measure, of_seeds[_without_seeds(own)])
             pair = committed.metrics[measure], own.metrics[measure]
             records.append((own.run.run_id, measure, *pair, outcome, committed.is_current))
     return pd.DataFrame(records, columns=["run_id", "measure", "committed", "own", "outcome", "same_code"])
 
 
-def _outcome(own: StoredRun, committed: StoredRun, measure: str, of_seeds: list[float]) -> str:
+def _outcome(own: StoredRun, committed: StoredRun, measure: str, of_seeds: list[StoredRun]) -> str:
     mine, theirs = own.metrics[measure], committed.metrics[measure]
     if mine == theirs and own.metrics.get("test_mistakes") == committed.metrics.get("test_mistakes"):
         return SAME
     if len(of_seeds) >= FEWEST_SEEDS:
-        noise = 2 * float(np.std(of_seeds, ddof=1))
+        noise = 2 * float(np.std([run.metrics[measure] for run in of_seeds], ddof=1))
     elif measure == "loss":
-        noise = _LOSS_NOISE * abs(theirs)
+        noise = 0.01 * abs(theirs)
     else:
         noise = 1.96 * math.sqrt(theirs * (100 - theirs) / committed.metrics["test_images"])
     return NOISE if abs(mine - theirs) <= noise else DIFFERENT
 
 
-def _without_seeds(config: Any) -> Any:
-    """What the settings of runs that differ in their seeds alone have in common."""
-    return {k: _without_seeds(v) for k, v in config.items() if k != "seed"} if isinstance(config, dict) else config
+def _without_seeds(stored: StoredRun) -> str:
+    return re.sub(r'"seed": \d+', "", json.dumps(to_json(stored.run), sort_keys=True))
 
 
 def summary(study: Study) -> str:

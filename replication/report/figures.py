@@ -337,11 +337,11 @@ def _compared(table: pd.DataFrame) -> pd.DataFrame:
 
 def drawn(study: Study) -> dict[str, Callable[[], Figure]]:
     """The figures that need no weights, by name, and what draws each; the others are written by their notebooks."""
-    figures: dict[str, Callable[[], Figure]] = {}
     table = sweep_table(study)
-    for experiment, part in table.groupby("experiment") if len(table) else ():
-        if len(_compared(part)):
-            figures[f"error_against_{experiment}"] = partial(sweep_figure, part)
+    parts = list(table.groupby("experiment")) if len(table) else []
+    figures: dict[str, Callable[[], Figure]] = {
+        f"error_against_{name}": partial(sweep_figure, part) for name, part in parts if len(_compared(part))
+    }
     if study.curve():
         figures["error_against_epochs"] = partial(epoch_curve, study)
     if any(one.committed for one in study.rows(1) if one.row.key == "k25_fixed"):
