@@ -140,7 +140,6 @@ def _summary(stored: list[StoredRun], paper: float | None) -> dict[str, Any]:
 
 
 def _chosen_by(stored: list[StoredRun]) -> dict[str, str]:
-    """What validation chose most often, as JSON, and the runs it is of."""
     chosen = Counter(json.dumps(run.metrics["selected"], sort_keys=True) for run in stored)
     return {"selected": chosen.most_common(1)[0][0], "run_ids": " ".join(run.run.run_id for run in stored)}
 
