@@ -7,9 +7,7 @@ import re
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ksae_lib.io import KsaeError, write_text
@@ -56,17 +54,12 @@ def filled(root: Path) -> dict[Path, str]:
 
 def fill(text: str, name: str, blocks: Blocks) -> str:
     """A document's text with its generated parts replaced; see ``update_blocks``."""
-    known: dict[str, Any] = {}
 
     def replaced(kind: str, found: re.Match[str]) -> str:
-        asked = found[2]
-        if asked not in known:
-            source = blocks.makers if kind == "block" else blocks.numbers
-            if asked not in source:
-                raise MarkerError(f"{name} asks for the {kind} {asked!r}: there are {', '.join(sorted(source))}.")
-            made = source[asked]
-            known[asked] = made() if callable(made) else made
-        return f"{found[1]}{known[asked]}{found[3]}"
+        known = blocks.makers if kind == "block" else blocks.numbers
+        if found[2] not in known:
+            raise MarkerError(f"{name} asks for the {kind} {found[2]!r}: there are {', '.join(sorted(known))}.")
+        return found[1] + (blocks.makers[found[2]]() if kind == "block" else blocks.numbers[found[2]]) + found[3]
 
     unpaired = _MARKER.search(_NUMBER.sub("", _BLOCK.sub("", text)))
     if unpaired:
@@ -83,19 +76,18 @@ class Blocks:
 
     def __init__(self, root: Path) -> None:
         self._benchmarks = root / "benchmarks" / "results"
-        self._results = root / "results"
-        self._quick, self._paper = self._study("quick"), self._study("paper")
+        self._studies = {name: Study(name, results=root / "results", evidence=root / "results") for name in PROFILES}
+        quick = self._studies["quick"]
         self.makers: dict[str, Callable[[], str]] = {
-            "table1": lambda: markdown(readable(error_table(self._quick, 1))[_SHORT]),
-            "table1_full": lambda: markdown(readable(error_table(self._quick, 1))) + "\n" + INTERVAL_NOTE + "\n",
-            "table2": partial(self._titled, 2),
-            "table3": lambda: markdown(readable(error_table(self._quick, 3))),
-            "table4": partial(self._titled, 4),
-            "claims": lambda: markdown(pd.DataFrame(claims(self._quick))[["id", "claim", "verdict", "confidence"]]),
-            "designed": self._designed,
-            "epochs": lambda: markdown(epoch_table(self._paper).drop(columns=["val_error", "run_id"], errors="ignore")),
-            "gabor": self._gabor,
-            "longer": self._paper_length,
+            "table1": lambda: markdown(readable(error_table(quick, 1))[_SHORT]),
+            "table1_full": lambda: markdown(readable(error_table(quick, 1))) + "\n" + INTERVAL_NOTE + "\n",
+            "table2": lambda: f"{table_title(quick, 2)}:\n\n{markdown(readable(error_table(quick, 2)))}",
+            "table3": lambda: markdown(readable(error_table(quick, 3))),
+            "table4": lambda: f"{table_title(quick, 4)}:\n\n{markdown(readable(error_table(quick, 4)))}",
+            "claims": lambda: markdown(pd.DataFrame(claims(quick))[["id", "claim", "verdict", "confidence"]]),
+            "epochs": lambda: markdown(
+                epoch_table(self._studies["paper"]).drop(columns=["val_error", "run_id"], errors="ignore")
+            ),
             "speed": partial(self._measured, "engines.json"),
             "norb_speed": partial(self._measured, "engines_norb.json"),
             "readout_speed": partial(self._measured, "readout.json", "codes"),
@@ -103,60 +95,17 @@ class Blocks:
             "encoding_speed": partial(self._measured, "encoding.json", "methods"),
         }
 
-    def _study(self, profile: str) -> Study:
-        return Study(profile, results=self._results, evidence=self._results)
-
     @cached_property
     def numbers(self) -> dict[str, str]:
-        """Single numbers: of rows, as ``k25_error``, ``tuned_none_low`` or ``long_k25_seeds``; of all runs; of peers.
-
-        ``tuned_``: Table 3 instead of 1. ``long_``: profile ``paper`` instead of ``quick``.
-        """
-        found = {}
-        quick, paper = self._quick, self._paper
-        asked = (quick, 1, ""), (quick, 3, "tuned_"), (paper, 1, "long_"), (paper, 3, "long_tuned_")
-        for study, number, prefix in asked:
-            for row in error_table(study, number).to_dict("records"):
-                for name, column in (("error", "error_mean"), ("low", "error_ci_low"), ("high", "error_ci_high")):
-                    found[f"{prefix}{row['key']}_{name}"] = f"{row[column]:.2f}"
-                found[f"{prefix}{row['key']}_paper"] = f"{row['paper_error']:.2f}"
-                found[f"{prefix}{row['key']}_seeds"] = str(row["n_seeds"])
-        stores = [self._study(profile).evidence for profile in PROFILES]
-        of_other_code = [not store.read(name).is_current for store in stores for name in store.names()]
+        """Errors of rows, as ``k25_error``, of Table 3 as ``tuned_none_error``; how many runs; the ratio of peers."""
+        found = {"runs_total": f"{sum(len(study.evidence.names()) for study in self._studies.values()):,}"}
+        for number, prefix in ((1, ""), (3, "tuned_")):
+            table = error_table(self._studies["quick"], number)
+            found |= dict(zip(prefix + table["key"] + "_error", table["error_mean"].map("{:.2f}".format), strict=True))
         if (peers := self._benchmarks / "peers.json").exists():
             ours = json.loads(peers.read_text(encoding="utf-8"))["peers"]["ours, cpu engine"]
             found["peers_ratio"] = f"{ours['fastest_peer_over_this']:.1f}"
-        return found | {"runs_total": f"{len(of_other_code):,}", "runs_of_other_code": f"{sum(of_other_code):,}"}
-
-    def _titled(self, number: int) -> str:
-        """Table 2 or 4 under its title, which names the data."""
-        return f"{table_title(self._quick, number)}:\n\n{markdown(readable(error_table(self._quick, number)))}"
-
-    def _gabor(self) -> str:
-        """What the Gabor fits of Figure 3's filters come to, for every profile that has its run."""
-        rows = []
-        for study in (self._quick, self._paper):
-            for stored in filter(None, map(study.find, study.experiment("figure3").filters)):
-                found = stored.metrics["gabor"]
-                medians = [f"{np.median(found[name]):.2f}" for name in ("explained", "control_explained")]
-                shares = [f"{100 * found[name]:.0f}" for name in ("share", "control_share")]
-                rows.append((study.profile, stored.run.data.source, found["filters"], *shares, *medians))
-        columns = ["Profile", "Patches of", "Filters fitted", "Localized and oriented (%)", "Noise (%)"]
-        return markdown(pd.DataFrame(rows, columns=[*columns, "Variance explained, median", "Noise, median"]))
-
-    def _paper_length(self) -> str:
-        """Tables 1 and 3 of profile ``paper``, the rows that have runs."""
-        table = pd.concat([error_table(self._paper, number) for number in (1, 3)], ignore_index=True)
-        return markdown(readable(table).assign(Table=table["table"])[table["n_seeds"] > 0][["Table", *_SHORT]])
-
-    def _designed(self) -> str:
-        """Every row of Table 1 at k = 25, of both profiles."""
-        tables = [error_table(study, 1).assign(profile=study.profile) for study in (self._quick, self._paper)]
-        table = pd.concat(tables, ignore_index=True)
-        shown = readable(table).assign(Profile=table["profile"], Validation=table["val_error_mean"].round(2))
-        keys = ("k25_fixed", "k25", "k25_printed", "k25_designed", "k25_refitted")
-        wanted = table["key"].isin(keys) & (table["n_seeds"] > 0)
-        return markdown(shown[wanted][["Profile", *_SHORT[1:], "Validation"]])
+        return found
 
     def _measured(self, file: str, rows: str = "") -> str:
         """A benchmark's single values as a table, a row for each entry of ``rows``, or of those named by a number."""
@@ -168,8 +117,7 @@ class Blocks:
         entries = entries or {"": measured}
         table = pd.DataFrame.from_dict(entries, orient="index").rename_axis(rows or "k").reset_index()
         listed = [name for name in table if table[name].map(lambda value: isinstance(value, list | dict)).any()]
+        table = table.drop(columns=listed).astype(object).fillna("–")
         task = ", ".join(f"{name} {value}" for name, value in measured.get("task", {}).items())
         machine = "{hardware[cpu]} with {hardware[cores]} cores".format(**measured)
-        return f"Medians; machine: {machine}{task and '; '}{task}:\n\n" + markdown(
-            table.drop(columns=listed).astype(object).fillna("–")
-        )
+        return f"Medians; machine: {machine}{task and '; '}{task}:\n\n{markdown(table)}"

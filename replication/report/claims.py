@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from scipy import stats
 from replication.report.paired import compare
 from replication.report.tables import FEWEST_SEEDS, net_title, shorter_than_the_paper
 from replication.runs import EncoderRun, StoredRun
-from replication.study import Shown, Study, project_root
+from replication.study import Study, project_root
 
 _HIGH = 5
 _NOISE_AREA, _NEAR = 1 / 3, 0.03
@@ -44,11 +44,8 @@ class Evidence:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self.rows: dict[tuple[int, str, str], Shown] = {
-            (number, shown.row.data.name, shown.row.key): shown
-            for number in study.table_numbers
-            for shown in study.rows(number)
-        }
+        shown = [one for number in study.table_numbers for one in study.rows(number)]
+        self.rows = {(one.row.table, one.row.data.name, one.row.key): one for one in shown}
 
     def encoders(self, runs: Sequence[EncoderRun]) -> list[StoredRun] | None:
         """The stored runs, None if there are none or one is missing."""
@@ -57,8 +54,7 @@ class Evidence:
 
     def spread(self, run: Any, metric: str) -> float:
         """Standard deviation of a metric over the seeds that are stored of an encoder, 0 of fewer than two."""
-        seeds = self.study.evidence.seeds()
-        runs = [replace(run, method=replace(run.method, seed=seed)) for seed in seeds]
+        runs = (replace(run, method=replace(run.method, seed=seed)) for seed in self.study.evidence.seeds())
         found = [stored.metrics[metric] for one in runs if (stored := self.study.evidence.find(one)) is not None]
         return float(np.std(found, ddof=1)) if len(found) > 1 else 0.0
 
@@ -66,8 +62,7 @@ class Evidence:
 def stated() -> list[dict[str, Any]]:
     """The claims as ``data/paper/claims.json`` states them: id, claim, section, rule, notebook, deviations."""
     file = project_root() / "data" / "paper" / "claims.json"
-    found: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
-    return found
+    return cast("list[dict[str, Any]]", json.loads(file.read_text(encoding="utf-8")))
 
 
 def claims(study: Study) -> list[dict[str, Any]]:
@@ -91,16 +86,11 @@ def claims(study: Study) -> list[dict[str, Any]]:
     return records
 
 
-def claims_text(study: Study) -> str:
-    """``claims.json`` of a profile."""
-    return json.dumps(claims(study), indent=1, ensure_ascii=False) + "\n"
-
-
 def _verdict(findings: Sequence[Finding], runs: dict[str, StoredRun]) -> str:
     signs = [finding.sign for finding in findings]
     if None in signs or not all(run.run.data.is_whole for run in runs.values()):
         return "not tested"
-    if all(sign == 1 for sign in signs):
+    if signs.count(1) == len(signs):
         return "validated"
     if signs.count(-1) > signs.count(1):
         return "contradicted"
@@ -108,43 +98,36 @@ def _verdict(findings: Sequence[Finding], runs: dict[str, StoredRun]) -> str:
 
 
 def _confidence(findings: Sequence[Finding], short: bool) -> str:
-    """High: at least five seeds of every row, at the paper's length; medium: at least three seeds; low: fewer."""
     if any(finding.sign is None for finding in findings):
         return "none"
     seeds = min(finding.seeds for finding in findings)
-    if seeds >= _HIGH and not short:
-        return "high"
-    return "medium" if seeds >= FEWEST_SEEDS else "low"
+    return "high" if seeds >= _HIGH and not short else "medium" if seeds >= FEWEST_SEEDS else "low"
+
+
+def _sign(low: float, high: float) -> int:
+    return 1 if low > 0 else -1 if high < 0 else 0
 
 
 def _lower(evidence: Evidence, data: str, table: int, key: str, *others: str) -> list[Finding]:
-    """The row's error is lower than each of the others'."""
     found = []
-    ours = evidence.rows.get((table, data, key))
     for other in others:
-        theirs = evidence.rows.get((table, data, other))
+        ours, theirs = (evidence.rows.get((table, data, one)) for one in (key, other))
         if ours is None or theirs is None or not ours.committed or not theirs.committed:
             found.append(Finding(None, f"{key} or {other} of Table {table} has no run"))
             continue
         c = compare(ours.committed, theirs.committed)
-        seeds = min(_seeds(ours.committed), _seeds(theirs.committed))
-        sign = 0 if seeds < FEWEST_SEEDS else 1 if c.high < 0 else -1 if c.low > 0 else 0
+        seeds = min(_HIGH if runs[0].run.seed is None else len(runs) for runs in (ours.committed, theirs.committed))
         points = f"{c.difference:+.2f} points ({c.low:+.2f} to {c.high:+.2f})"
         said = f"{ours.row.label} − {theirs.row.label}: {points}, {seeds} seeds"
+        sign = _sign(-c.high, -c.low) if seeds >= FEWEST_SEEDS else 0
         found.append(Finding(sign, said, [*ours.committed, *theirs.committed], seeds))
     return found
 
 
-def _seeds(runs: list[StoredRun]) -> int:
-    return _HIGH if runs[0].run.seed is None else len(runs)
-
-
 def _best_alpha(evidence: Evidence, table: int, key: str, best: float) -> list[Finding]:
-    """Validation error at the named α is lower than at every other α; paired over the seeds, 95% intervals (t)."""
     shown = evidence.rows.get((table, "mnist", key))
     stored = shown.committed if shown else []
-    seeds = len(stored)
-    if seeds < FEWEST_SEEDS:
+    if (seeds := len(stored)) < FEWEST_SEEDS:
         return [Finding(None, f"{key} has {seeds} runs, {FEWEST_SEEDS} are needed", stored)]
     by_alpha = pd.DataFrame([run.history.groupby("alpha")["validation_error"].min() for run in stored])
     if best not in by_alpha:
@@ -154,14 +137,12 @@ def _best_alpha(evidence: Evidence, table: int, key: str, best: float) -> list[F
         gain = by_alpha[alpha] - by_alpha[best]
         half = float(stats.t.ppf(0.975, seeds - 1) * gain.std(ddof=1) / math.sqrt(seeds))
         mean = float(gain.mean())
-        sign = 1 if mean - half > 0 else -1 if mean + half < 0 else 0
         said = f"α = {best:g} gains {mean:+.2f} ± {half:.2f} points of validation error over α = {alpha:g}"
-        found.append(Finding(sign, said, stored, seeds))
+        found.append(Finding(_sign(mean - half, mean + half), said, stored, seeds))
     return found
 
 
 def _area_falls_with_k(evidence: Evidence, experiment: str) -> list[Finding]:
-    """The median effective area of the filters falls from each k to the next larger one."""
     nets: list[Any] = [run for one in evidence.study.experiments if one.name == experiment for run in one.filters]
     nets.sort(key=lambda run: run.method.k)
     stored = evidence.encoders(nets)
@@ -179,7 +160,6 @@ def _area_falls_with_k(evidence: Evidence, experiment: str) -> list[Finding]:
 
 
 def _sparsest(evidence: Evidence, model: str, measure: str) -> list[Finding]:
-    """Of the models of Figure 4, the named one has the largest measure."""
     models = evidence.study.experiment("figure4").models
     runs = evidence.encoders(list(models.values()))
     if runs is None or not all("sparsity" in run.metrics for run in runs):
@@ -195,39 +175,29 @@ def _sparsest(evidence: Evidence, model: str, measure: str) -> list[Finding]:
 
 
 def _gabor_like(evidence: Evidence, least: float) -> list[Finding]:
-    """Of the filters of Figure 3 at least that share is localized and oriented, and more than of noise.
-
-    The difference counts if its 95% interval (normal, binomial variances) leaves out 0.
-    """
     stored = evidence.encoders(evidence.study.experiment("figure3").filters)
     if stored is None:
         return [Finding(None, "the run of Figure 3 is missing")]
     found = stored[0].metrics["gabor"]
     share, control, n = found["share"], found["control_share"], found["filters"]
     half = 1.96 * math.sqrt((share * (1 - share) + control * (1 - control)) / n)
-    more = 1 if share - control > half else -1 if control - share > half else 0
+    more = share - control
     said = f"{100 * share:.0f}% of {n} filters are localized and oriented, of noise {100 * control:.0f}%"
     wanted = Finding(1 if share >= least else -1, f"wanted are {100 * least:.0f}%", stored)
-    return [Finding(more, said, stored), wanted]
+    return [Finding(_sign(more - half, more + half), said, stored), wanted]
 
 
 def _faster(_: Evidence, times: float, *methods: str) -> list[Finding]:
-    """The encoder codes so many times as many images a second as each of these methods.
-
-    Faster by less decides nothing, slower is the opposite. Read from the stored benchmark: speed takes no runs.
-    """
     file = project_root() / "benchmarks" / "results" / "encoding.json"
     if not file.exists():
         return [Finding(None, "the benchmark is missing")]
     measured = json.loads(file.read_text(encoding="utf-8"))["methods"]
-    ratios = {name: measured[name]["encoder_over_this"] for name in methods}
-    return [
-        Finding(
-            1 if ratio >= times else 0 if ratio > 1 else -1,
-            f"{ratio:,.0f} times as many images a second as {name}, wanted are {times:g}",
-        )
-        for name, ratio in ratios.items()
-    ]
+    found = []
+    for name in methods:
+        ratio = measured[name]["encoder_over_this"]
+        said = f"{ratio:,.0f} times as many images a second as {name}, wanted are {times:g}"
+        found.append(Finding(1 if ratio >= times else 0 if ratio > 1 else -1, said))
+    return found
 
 
 CHECKS: dict[str, tuple[tuple[Any, ...], ...]] = {

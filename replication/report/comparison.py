@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,11 +14,10 @@ import pandas as pd
 from ksae_lib.io import write_text
 from replication.provenance import provenance
 from replication.report.tables import FEWEST_SEEDS, markdown
-from replication.runs import EncoderRun, Run, StoredRun, to_json
+from replication.runs import EncoderRun, StoredRun, to_json
 from replication.study import Study
 
 SAME, NOISE, DIFFERENT = "same to the digit", "within seed noise", "different"
-_LOSS_NOISE = 0.01
 RULE = (
     "Test errors are compared in percent, of encoders the loss after the last epoch. Within seed noise: no further "
     "apart than two standard deviations over the committed seeds; with fewer than three of them, than the 95% "
@@ -34,49 +33,40 @@ def comparison(study: Study) -> pd.DataFrame:
         ``same_code``: whether the committed run is of the code that is here.
     """
     ids = [] if study.updates_evidence else sorted({*study.store.names()} & {*study.evidence.names()})
-    seeds: dict[str, list[StoredRun]] = {}
+    of_seeds: dict[str, list[StoredRun]] = {}
     for stored in map(study.evidence.read, study.evidence.names() if ids else ()):
-        seeds.setdefault(_without_seeds(stored.run), []).append(stored)
+        of_seeds.setdefault(_without_seeds(stored), []).append(stored)
     records = []
     for own in map(study.store.read, ids):
         committed = study.evidence.read(own.run.run_id)
         measure = "loss" if isinstance(own.run, EncoderRun) else "test_error"
         if measure in own.metrics and measure in committed.metrics:
-            values = [run.metrics[measure] for run in seeds[_without_seeds(own.run)]]
-            outcome = _outcome(own, committed, measure, values)
+            outcome = _outcome(own, committed, measure, of_seeds[_without_seeds(own)])
             pair = committed.metrics[measure], own.metrics[measure]
             records.append((own.run.run_id, measure, *pair, outcome, committed.is_current))
     return pd.DataFrame(records, columns=["run_id", "measure", "committed", "own", "outcome", "same_code"])
 
 
-def _outcome(own: StoredRun, committed: StoredRun, measure: str, of_seeds: list[float]) -> str:
+def _outcome(own: StoredRun, committed: StoredRun, measure: str, of_seeds: list[StoredRun]) -> str:
     mine, theirs = own.metrics[measure], committed.metrics[measure]
     if mine == theirs and own.metrics.get("test_mistakes") == committed.metrics.get("test_mistakes"):
         return SAME
     if len(of_seeds) >= FEWEST_SEEDS:
-        noise = 2 * float(np.std(of_seeds, ddof=1))
+        noise = 2 * float(np.std([run.metrics[measure] for run in of_seeds], ddof=1))
     elif measure == "loss":
-        noise = _LOSS_NOISE * abs(theirs)
+        noise = 0.01 * abs(theirs)
     else:
         noise = 1.96 * math.sqrt(theirs * (100 - theirs) / committed.metrics["test_images"])
     return NOISE if abs(mine - theirs) <= noise else DIFFERENT
 
 
-def _without_seeds(run: Run) -> str:
-    """What runs that differ in their seeds alone have in common."""
-
-    def pruned(value: Any) -> Any:
-        return {k: pruned(v) for k, v in value.items() if k != "seed"} if isinstance(value, dict) else value
-
-    return json.dumps(pruned(to_json(run)), sort_keys=True)
+def _without_seeds(stored: StoredRun) -> str:
+    return re.sub(r'"seed": \d+', "", json.dumps(to_json(stored.run), sort_keys=True))
 
 
 def summary(study: Study) -> str:
     """One paragraph on the comparison, for the terminal."""
-    return _said(comparison(study))
-
-
-def _said(table: pd.DataFrame) -> str:
+    table = comparison(study)
     if not len(table):
         return "None of these runs has a committed counterpart to compare it with."
     counts = table["outcome"].value_counts()
@@ -101,5 +91,5 @@ def write_comparison(study: Study) -> Path:
     machine = f"Date {date}, commit {here['git_commit']}, machine {here['hardware']}, versions {here['versions']}."
     path = study.folder / "comparison.md"
     write_text(path.with_suffix(".json"), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    write_text(path, "\n\n".join([title, _said(table), RULE, machine, markdown(table)]))
+    write_text(path, "\n\n".join([title, summary(study), RULE, machine, markdown(table)]))
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ksae_lib import metrics
@@ -24,25 +24,18 @@ from replication.report.tables import epoch_table, error_table, net_title, repor
 from replication.runs import EncoderRun, StoredRun
 from replication.study import Study
 
-_ROWS, _COLUMNS = 4, 30
-_LONG_LABEL = 8
-
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Save as ``<folder>/<name>.png`` and ``.svg``; the same figure gives the same bytes."""
-    files = []
+    files = {".png": {"Software": None}, ".svg": {"Date": None}}
     with mpl.rc_context({"svg.hashsalt": "ksae"}):
-        for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
-            path = folder / (name + suffix)
-            with atomic_path(path) as temporary:
+        for suffix, metadata in files.items():
+            with atomic_path(folder / (name + suffix)) as temporary:
                 figure.savefig(temporary, format=suffix[1:], dpi=150, metadata=metadata)
-            files.append(path)
-    return files
+    return [folder / (name + suffix) for suffix in files]
 
 
-def filter_mosaic(
-    filters: np.ndarray, shape: tuple[int, ...], rows: int = _ROWS, columns: int = _COLUMNS
-) -> np.ndarray:
+def filter_mosaic(filters: np.ndarray, shape: tuple[int, ...], rows: int = 4, columns: int = 30) -> np.ndarray:
     """Filters side by side, each scaled symmetrically to its own largest value, −1 … 1; what is empty is NaN.
 
     Args:
@@ -57,7 +50,6 @@ def filter_mosaic(
 
 
 def _mosaic(pictures: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Pictures side by side, a line of NaN between them and NaN where there are none."""
     height, width = pictures.shape[1:3]
     mosaic = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, *pictures.shape[3:]), np.nan)
     for i, picture in enumerate(pictures):
@@ -67,11 +59,13 @@ def _mosaic(pictures: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 def _pictures(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Rows as images (shape: [rows, h, w] or [rows, h, w, 3])."""
     images = rows.reshape(len(rows), *shape)
-    if len(shape) == 3 and shape[-1] != 3:
-        return np.concatenate(list(images.swapaxes(0, 1)), axis=2)
-    return images
+    return np.concatenate(list(images.swapaxes(0, 1)), axis=2) if len(shape) == 3 and shape[-1] != 3 else images
+
+
+def _show(axis: Axes, image: np.ndarray, low: float = -1, high: float = 1, colours: str = "gray") -> None:
+    axis.imshow(image, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
+    axis.set_axis_off()
 
 
 def example_panel(x: np.ndarray, y: np.ndarray, shape: tuple[int, ...], columns: int = 12) -> Figure:
@@ -88,9 +82,7 @@ def example_panel(x: np.ndarray, y: np.ndarray, shape: tuple[int, ...], columns:
     mosaic = _mosaic(_pictures(x[chosen], shape), len(classes), columns)
     height, width = mosaic.shape
     figure, axis = plt.subplots(figsize=(12, 12 * height / width), layout="constrained")
-    low, high = np.nanpercentile(mosaic, (1, 99))
-    axis.imshow(mosaic, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-    axis.set_axis_off()
+    _show(axis, mosaic, *np.nanpercentile(mosaic, (1, 99)))
     return figure
 
 
@@ -98,8 +90,8 @@ def filter_panels(
     nets: Sequence[tuple[EncoderRun, KSparseAutoencoder]],
     x: np.ndarray,
     shape: tuple[int, ...],
-    rows: int = _ROWS,
-    columns: int = _COLUMNS,
+    rows: int = 4,
+    columns: int = 30,
 ) -> Figure:
     """Figures 1, 2 and 3: filters of several autoencoders, some rows a panel.
 
@@ -123,9 +115,8 @@ def filter_panels(
     for axis, (title, mosaic) in zip(axes[:, 0], mosaics.items(), strict=True):
         if mosaic.ndim == 3:
             mosaic = np.nan_to_num((mosaic + 1) / 2, nan=1)
-        axis.imshow(mosaic, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+        _show(axis, mosaic)
         axis.set_title(title, fontsize=9, loc="left")
-        axis.set_axis_off()
     return figure
 
 
@@ -147,38 +138,35 @@ def one_digit(model: KSparseAutoencoder, x: np.ndarray, shape: tuple[int, ...], 
     kept = np.flatnonzero(code)
     kept = kept[np.argsort(-np.linalg.norm(terms[kept], axis=1), kind="stable")]
     mosaic = _mosaic(_pictures(terms[kept], shape), -(-len(kept) // columns), columns)
-    scale = float(np.nanpercentile(np.abs(mosaic), 99.5))
     start, end, whole = _pictures(np.stack([bias, reconstruction, x]), shape)
-    grey = "gray", float(x.min()), float(x.max())
-    panels = (
-        ("bias b'", start, *grey),
-        (f"+ the {len(kept)} terms z w of the kept units", mosaic, "RdBu_r", -scale, scale),
-        ("= reconstruction x̂", end, *grey),
-        ("image x", whole, *grey),
-    )
+    grey, most = (float(x.min()), float(x.max())), float(np.nanpercentile(np.abs(mosaic), 99.5))
+    panels: dict[str, tuple[np.ndarray, tuple[Any, ...]]] = {
+        "bias b'": (start, grey),
+        f"+ the {len(kept)} terms z w of the kept units": (mosaic, (-most, most, "RdBu_r")),
+        "= reconstruction x̂": (end, grey),
+        "image x": (whole, grey),
+    }
     figure, axes = plt.subplots(1, 4, figsize=(11, 4.2), layout="constrained", width_ratios=[1, 1.7, 1, 1])
-    for axis, (title, image, colours, low, high) in zip(axes, panels, strict=True):
-        axis.imshow(image, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
+    for axis, (title, (image, scale)) in zip(axes, panels.items(), strict=True):
+        _show(axis, image, *scale)
         axis.set_title(title, fontsize=11)
-        axis.set_axis_off()
     return figure
 
 
 def error_against_k(study: Study) -> Figure:
     """Test error of Table 1's k-sparse rows against k, with 95% intervals, and the paper's points."""
-    table = error_table(study, 1).set_index("key")
-    encoders: dict[str, Any] = {row.key: row.at(0).encoder for row, committed, _ in study.rows(1) if committed}
-    ks = {key: run.method.k for key, run in encoders.items() if run is not None and run.method.kind == "train"}
+    table = error_table(study, 1)
+    table["k"] = table["key"].str.extract(r"^k(\d+)(?:_fixed)?$").astype(float)
+    table = table[table["n_seeds"] > 0].dropna(subset="k").sort_values("k")
     figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    for label, name in (("fixed k", "k{}_fixed"), ("k falls during training", "k{}")):
-        points = sorted((k, key) for key, k in ks.items() if key == name.format(k))
-        found = table.loc[[key for _, key in points]]
+    fixed = table["key"].str.endswith("_fixed")
+    for label, found in (("fixed k", table[fixed]), ("k falls during training", table[~fixed])):
         half = (found["error_ci_high"] - found["error_ci_low"]) / 2
-        axis.errorbar([k for k, _ in points], found["error_mean"], half, fmt="o-", capsize=3, label=label)
-    paper = table.loc[[f"k{k}" for k in sorted(set(ks.values()))], "paper_error"]
-    axis.plot(sorted(set(ks.values())), paper, "s:", color="0.4", label="the paper, 5000 epochs")
+        axis.errorbar(found["k"], found["error_mean"], half, fmt="o-", capsize=3, label=label)
+    each = table.drop_duplicates("k")
+    axis.plot(each["k"], each["paper_error"], "s:", color="0.4", label="the paper, 5000 epochs")
     axis.set(xlabel="k", ylabel="test error (%)", ylim=(0, None), xscale="log")
-    axis.set_xticks(sorted(set(ks.values())), labels=sorted(set(ks.values())), minor=False)
+    axis.set_xticks(each["k"], labels=each["k"].map("{:g}".format), minor=False)
     axis.minorticks_off()
     axis.legend()
     sns.despine(figure)
@@ -204,18 +192,14 @@ def gabor_histogram(explained: dict[str, list[float]]) -> Figure:
 def training_curves(histories: dict[int, pd.DataFrame], units: int) -> Figure:
     """Loss, k and live units against the epoch, one line for each k."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
-    colours = sns.color_palette("viridis", len(histories))
-    for colour, (k, history) in zip(colours, histories.items(), strict=True):
-        epochs = history["epoch"] + 1
-        axes[0].semilogy(epochs, history["loss"], color=colour, label=f"k = {k}")
-        axes[1].plot(epochs, history["k"], color=colour)
-        axes[2].plot(epochs, history["live_units"], color=colour)
-    for axis, label in zip(
-        axes, ("E = ‖x − x̂‖² per image", "units kept, k(t)", "units kept at least once"), strict=True
-    ):
+    labels = {"loss": "E = ‖x − x̂‖² per image", "k": "units kept, k(t)", "live_units": "units kept at least once"}
+    for axis, (column, label) in zip(axes, labels.items(), strict=True):
+        for colour, (k, history) in zip(sns.color_palette("viridis", len(histories)), histories.items(), strict=True):
+            axis.plot(history["epoch"] + 1, history[column], color=colour, label=f"k = {k}")
         axis.set(xlabel="epoch", ylabel=label)
-    axes[2].axhline(units, color="0.7", linestyle=":")
+    axes[0].set_yscale("log")
     axes[0].legend()
+    axes[2].axhline(units, color="0.7", linestyle=":")
     sns.despine(figure)
     return figure
 
@@ -226,8 +210,8 @@ def activity_histograms(activities: dict[str, np.ndarray]) -> Figure:
     Args:
         activities: hidden activities by model (shape: [examples, units]).
     """
-    panels, size = len(activities), (3.4 * len(activities), 3)
-    figure, axes = plt.subplots(1, panels, figsize=size, layout="constrained", sharey=True, squeeze=False)
+    size = (3.4 * len(activities), 3)
+    figure, axes = plt.subplots(1, len(activities), figsize=size, layout="constrained", sharey=True, squeeze=False)
     for axis, (label, h) in zip(axes[0], activities.items(), strict=True):
         counts, edges = np.histogram(h, bins=60, range=(0, 6))
         axis.stairs(counts / h.size, edges, fill=True, color=sns.color_palette("viridis", 3)[1])
@@ -252,9 +236,8 @@ def penalty_and_filters(rho: float, filters: dict[str, np.ndarray], shape: tuple
     axes[0].set(title=f"KL(ρ‖ρ̂), ρ = {rho:g}", xlabel="mean activation ρ̂", xlim=(0, 1), ylim=(0, None))
     sns.despine(ax=axes[0])
     for axis, (label, weight) in zip(axes[1:], filters.items(), strict=True):
-        axis.imshow(filter_mosaic(weight, shape, columns=12), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+        _show(axis, filter_mosaic(weight, shape, columns=12))
         axis.set_title(label)
-        axis.set_axis_off()
     return figure
 
 
@@ -271,6 +254,10 @@ def finetuning_curves(rows: list[tuple[str, list[StoredRun]]]) -> Figure:
     axis.set(xlabel="epoch", ylabel="validation error (%)", yscale="log")
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter("{x:g}")
+    return _with_legend_outside(figure, axis)
+
+
+def _with_legend_outside(figure: Figure, axis: Axes) -> Figure:
     sns.move_legend(axis, "center left", bbox_to_anchor=(1, 0.5), fontsize=8, title=None)
     sns.despine(figure)
     return figure
@@ -286,19 +273,18 @@ def alpha_curves(rows: list[tuple[str, list[StoredRun]]]) -> Figure:
     runs = [run.history.assign(row=label, run=run.run.run_id) for label, stored in rows for run in stored]
     trials = pd.concat(runs, ignore_index=True)
     best = trials.loc[trials.groupby(["run", "alpha"])["validation_error"].idxmin()]
-    for axis, column in zip(axes, ("validation_error", "test_error", "fvu"), strict=True):
-        sns.lineplot(
-            best, x="alpha", y=column, hue="row", hue_order=[label for label, _ in rows], palette="tab20", marker="o",
-            errorbar=("pi", 100), err_kws={"alpha": 0.1}, legend=column == "fvu", ax=axis,
-        )  # fmt: skip
-        axis.set_xticks(sorted(best["alpha"].unique()))
+    lines: dict[str, Any] = {"hue": "row", "hue_order": [label for label, _ in rows], "palette": "tab20", "marker": "o"}
+    lines |= {"errorbar": ("pi", 100), "err_kws": {"alpha": 0.1}}
+    panels = (
+        ("validation_error", "error (%)", "validation (α is chosen here)"),
+        ("test_error", "", "test"),
+        ("fvu", "FVU", "reconstruction of validation images"),
+    )
+    for axis, (column, label, title) in zip(axes, panels, strict=True):
+        sns.lineplot(best, x="alpha", y=column, legend=column == "fvu", ax=axis, **lines)
+        axis.set(xlabel="α", ylabel=label, title=title, xticks=sorted(best["alpha"].unique()))
     axes[1].sharey(axes[0])
-    axes[0].set(xlabel="α", ylabel="error (%)", title="validation (α is chosen here)")
-    axes[1].set(xlabel="α", ylabel="", title="test")
-    axes[2].set(xlabel="α", ylabel="FVU", title="reconstruction of validation images")
-    sns.move_legend(axes[2], "center left", bbox_to_anchor=(1, 0.5), fontsize=8, title=None)
-    sns.despine(figure)
-    return figure
+    return _with_legend_outside(figure, axes[2])
 
 
 def epoch_curve(study: Study) -> Figure:
@@ -322,56 +308,42 @@ def sweep_figure(table: pd.DataFrame) -> Figure:
     Args:
         table: from ``sweep_table``; settings without their base value or another are left out.
     """
-    table = _compared(table)
-    names = list(dict.fromkeys(table["factor"]))
-    columns = min(4, len(names))
-    rows = -(-len(names) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(2 + 3 * columns, 3 * rows), layout="constrained", sharey=True, squeeze=False
-    )
-    for axis, name in itertools.zip_longest(axes.flat, names):
-        if name is None:
-            axis.axis("off")
-            continue
-        part = table[table["factor"] == name].reset_index(drop=True)
+    parts = [part.reset_index(drop=True) for _, part in _compared(table).groupby("factor", sort=False)]
+    columns = min(4, len(parts))
+    rows = -(-len(parts) // columns)
+    size = (2 + 3 * columns, 3 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", sharey=True, squeeze=False)
+    for axis, part in zip(axes.flat, parts, strict=False):
         axis.errorbar(part.index, part["val_error_mean"], part["effect_ci_half"], fmt="o", color="0.3", capsize=3)
         base = part[part["is_base"]]
         axis.plot(base.index, base["val_error_mean"], "o", color=sns.color_palette("tab10")[3], zorder=3)
         axis.axhline(float(base["val_error_mean"].iloc[0]), color="0.7", linestyle=":", zorder=0)
+        name = part["factor"].iloc[0]
         axis.set(title=name, xticks=part.index, xticklabels=part["value"], xlim=(-0.5, len(part) - 0.5))
-        if part["value"].str.len().max() > _LONG_LABEL:
+        if part["value"].str.len().max() > 8:
             axis.tick_params("x", rotation=30)
             plt.setp(axis.get_xticklabels(), ha="right")
-    for row in axes:
-        row[0].set_ylabel("validation error (%)")
+    for axis in axes.flat[len(parts) :]:
+        axis.axis("off")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("validation error (%)")
     sns.despine(figure)
     return figure
 
 
 def _compared(table: pd.DataFrame) -> pd.DataFrame:
-    """The settings that have their base value and another."""
     return table[table.groupby("factor")["is_base"].transform(lambda base: base.any() and not base.all())]
 
 
 def drawn(study: Study) -> dict[str, Callable[[], Figure]]:
     """The figures that need no weights, by name, and what draws each; the others are written by their notebooks."""
-    figures: dict[str, Callable[[], Figure]] = {}
     table = sweep_table(study)
-    for experiment, part in table.groupby("experiment") if len(table) else ():
-        if len(_compared(part)):
-            figures[f"error_against_{experiment}"] = partial(sweep_figure, part)
+    parts = list(table.groupby("experiment")) if len(table) else []
+    figures: dict[str, Callable[[], Figure]] = {
+        f"error_against_{name}": partial(sweep_figure, part) for name, part in parts if len(_compared(part))
+    }
     if study.curve():
         figures["error_against_epochs"] = partial(epoch_curve, study)
     if any(one.committed for one in study.rows(1) if one.row.key == "k25_fixed"):
         figures["error_against_k"] = partial(error_against_k, study)
     return figures
-
-
-def write_figures(study: Study) -> list[Path]:
-    """Write the figures of ``drawn``."""
-    files = []
-    for name, draw in drawn(study).items():
-        figure = draw()
-        files += save_figure(figure, study.figures, name)
-        plt.close(figure)
-    return files

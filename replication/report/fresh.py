@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from replication.experiments.base import Experiment
 from replication.report.blocks import filled
@@ -57,8 +56,10 @@ def _notebook_fault(experiment: Experiment, profile: str, executed: Path) -> str
     if not executed.exists():
         return "is missing"
     done = json.loads(executed.read_text(encoding="utf-8"))
-    source = project_root() / "notebooks" / f"{experiment.notebook}.ipynb"
-    if list(_sources(json.loads(source.read_text(encoding="utf-8")))) != list(_sources(done)):
+    source = json.loads((project_root() / "notebooks" / f"{experiment.notebook}.ipynb").read_text(encoding="utf-8"))
+    injected = [cell for cell in done["cells"] if "injected-parameters" in cell["metadata"].get("tags", [])]
+    own = [cell for cell in done["cells"] if cell not in injected]
+    if ["".join(cell["source"]) for cell in source["cells"]] != ["".join(cell["source"]) for cell in own]:
         return "was executed from another version of the notebook"
     text = "\n".join("".join(cell["source"]) for cell in done["cells"])
     for name, wanted in (("profile", profile), ("dataset", experiment.data)):
@@ -74,12 +75,6 @@ def _notebook_fault(experiment: Experiment, profile: str, executed: Path) -> str
     return None
 
 
-def _sources(notebook: dict[str, Any]) -> Iterator[str]:
-    for cell in notebook["cells"]:
-        if "injected-parameters" not in cell["metadata"].get("tags", []):
-            yield "".join(cell["source"])
-
-
 def _orphans(study: Study, texts: set[Path]) -> Iterator[Path]:
     """Files of the profile that no run, table, figure or notebook accounts for; work in progress is left out."""
     names = {name for one in study.experiments for name in one.figures} | set(drawn(study))
@@ -89,13 +84,9 @@ def _orphans(study: Study, texts: set[Path]) -> Iterator[Path]:
         first, *rest = path.relative_to(study.folder).parts
         if not path.is_file() or path in known or first.startswith(".") or (first == "runs" and rest[0][0] == "."):
             continue
-        if first != "runs" or len(rest) != 2 or rest[1] not in _OF_A_RUN or not _is_run(study, rest[0]):
-            yield path
-
-
-def _is_run(study: Study, name: str) -> bool:
-    try:
-        study.evidence.read(name)
-    except StoreError:
-        return False
-    return True
+        try:
+            if first == "runs" and len(rest) == 2 and rest[1] in _OF_A_RUN and study.evidence.read(rest[0]):
+                continue
+        except StoreError:
+            pass
+        yield path

@@ -105,81 +105,68 @@ def error_table(study: Study, table: int, data: str | None = None) -> pd.DataFra
         ``COLUMNS``; where the reader has runs of their own, also ``own_error_mean`` and ``own_n_seeds``.
     """
     shown = shown_rows(study, table, data)
-    records = []
-    for row, committed, own in shown:
-        summary, paper = _summary(committed), paper_error(row)
-        low, high = summary.get("error_ci_low", math.nan), summary.get("error_ci_high", math.nan)
-        records.append(
-            {
-                "table": table, "dataset": row.data.title, "method": row.method, "variant": row.variant,
-                "paper_error": paper, **summary,
-                "verdict": verdict(paper, low, high, [run.run for run in committed]),
-                "source": "stand-in" if row.data.is_stand_in else "replicated", "key": row.key,
-                "own_error_mean": _summary(own)["error_mean"], "own_n_seeds": len(own),
-            }
-        )  # fmt: skip
+    records: list[dict[str, Any]] = [
+        {
+            "dataset": row.data.title, "method": row.method, "variant": row.variant, "paper_error": paper_error(row),
+            **_summary(committed, paper_error(row)), "source": "stand-in" if row.data.is_stand_in else "replicated",
+            "key": row.key, "own_error_mean": _summary(own, None)["error_mean"], "own_n_seeds": len(own),
+        }
+        for row, committed, own in shown
+    ]  # fmt: skip
     of_table = [one for one in study.experiments if any(row.table == table for row in one.rows)]
     for key in dict.fromkeys(key for one in of_table for key in one.quoted):
         said = reported()[table, key]
-        records.append(
-            {
-                "table": table, "dataset": said["dataset"], "method": said["method"], "variant": said["variant"],
-                "paper_error": float(said["error_percent"]), **_summary([]),
-                "verdict": "not tested", "source": "quoted", "key": key, "own_n_seeds": 0,
-            }
-        )  # fmt: skip
+        quoted = {name: said[name] for name in ("dataset", "method", "variant", "key")}
+        quoted |= {"paper_error": float(said["error_percent"]), "source": "quoted", "own_n_seeds": 0}
+        records.append(quoted | _summary([], None))
     own_columns = ["own_error_mean", "own_n_seeds"] if any(one.own for one in shown) else []
-    return pd.DataFrame(records, columns=[*COLUMNS, *own_columns])
+    return pd.DataFrame(records).assign(table=table).reindex(columns=[*COLUMNS, *own_columns])
 
 
-def _summary(runs: list[StoredRun]) -> dict[str, Any]:
-    if not runs:
-        return {"error_mean": math.nan, "n_seeds": 0, "selected": "{}", "run_ids": ""}
-    errors = [run.metrics["test_error"] for run in runs]
-    low, high = interval(errors, runs[0].metrics["test_images"])
+def _summary(stored: list[StoredRun], paper: float | None) -> dict[str, Any]:
+    if not stored:
+        return {"error_mean": math.nan, "n_seeds": 0, "selected": "{}", "run_ids": "", "verdict": "not tested"}
+    errors = [run.metrics["test_error"] for run in stored]
+    low, high = (round(end, 3) for end in interval(errors, stored[0].metrics["test_images"]))
     return {
         "error_mean": round(float(np.mean(errors)), 3),
-        "error_ci_low": round(low, 3),
-        "error_ci_high": round(high, 3),
-        "n_seeds": len(runs),
-        "val_error_mean": round(float(np.mean([run.metrics["validation_error"] for run in runs])), 3),
-        "selected": _usual([run.metrics["selected"] for run in runs]),
-        "run_ids": " ".join(run.run.run_id for run in runs),
+        "error_ci_low": low,
+        "error_ci_high": high,
+        "n_seeds": len(stored),
+        "val_error_mean": round(float(np.mean([run.metrics["validation_error"] for run in stored])), 3),
+        **_chosen_by(stored),
+        "verdict": verdict(paper, low, high, [run.run for run in stored]),
     }
 
 
-def _usual(selected: list[dict[str, float]]) -> str:
-    """What validation chose most often, as JSON."""
-    return Counter(json.dumps(chosen, sort_keys=True) for chosen in selected).most_common(1)[0][0]
+def _chosen_by(stored: list[StoredRun]) -> dict[str, str]:
+    chosen = Counter(json.dumps(run.metrics["selected"], sort_keys=True) for run in stored)
+    return {"selected": chosen.most_common(1)[0][0], "run_ids": " ".join(run.run.run_id for run in stored)}
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of an error table a reader wants, formatted; with the source of each row if not all are of MNIST."""
 
-    def number(value: float) -> str:
-        return "–" if pd.isna(value) else f"{value:.2f}"
+    def numbers(column: str) -> pd.Series:
+        return table[column].astype(float).map("{:.2f}".format).where(table[column].notna(), "–")
 
-    def interval_text(low: float, high: float) -> str:
-        return "–" if pd.isna(low) else f"{low:.2f} – {high:.2f}"
+    def chosen(selected: str) -> str:
+        return ", ".join(f"{'α' if name == 'alpha' else name} = {v:g}" for name, v in json.loads(selected).items())
 
     shown = table[["method", "variant"]].rename(columns=str.title)
-    shown["Paper"] = table["paper_error"].map(number)
-    shown["Ours"] = table["error_mean"].map(number)
-    shown["95% interval"] = list(map(interval_text, table["error_ci_low"], table["error_ci_high"]))
+    shown["Paper"], shown["Ours"] = numbers("paper_error"), numbers("error_mean")
+    interval_text = numbers("error_ci_low") + " – " + numbers("error_ci_high")
+    shown["95% interval"] = interval_text.where(table["error_ci_low"].notna(), "–")
     shown["Seeds"] = table["n_seeds"]
     if "own_error_mean" in table:
-        yours = table["own_error_mean"].map(number) + " (" + table["own_n_seeds"].astype(str) + ")"
+        yours = numbers("own_error_mean") + " (" + table["own_n_seeds"].astype(str) + ")"
         shown["Yours"] = yours.where(table["own_n_seeds"] > 0, "–")
-    shown["Chosen on validation"] = table["selected"].map(_chosen)
+    shown["Chosen on validation"] = table["selected"].map(chosen)
     shown["Verdict"] = table["verdict"]
     if not (table["dataset"] == "MNIST").all():
         named = table["source"] + ", " + table["dataset"]
         shown["Source"] = table["dataset"].where(table["source"] == "stand-in", named)
     return shown
-
-
-def _chosen(selected: str) -> str:
-    return ", ".join(f"{'α' if name == 'alpha' else name} = {v:g}" for name, v in json.loads(selected).items())
 
 
 def table_title(study: Study, table: int, data: str | None = None) -> str:
@@ -199,19 +186,17 @@ def epoch_table(study: Study) -> pd.DataFrame:
     records = []
     for readout in study.curve():
         assert isinstance(readout.run, ReadoutRun) and readout.run.encoder is not None
-        encoder = study.find(readout.run.encoder)
-        if encoder is None:
-            continue
         net: Any = readout.run.encoder.method
-        metrics = encoder.metrics
+        if (encoder := study.find(readout.run.encoder)) is None:
+            continue
         records.append(
             {
                 "k": net.k, "bias_init": net.bias_init, "support": net.support_dtype, "epochs": net.epochs,
                 "test_error": round(readout.metrics["test_error"], 2),
                 "val_error": round(readout.metrics["validation_error"], 2),
                 "selected": json.dumps(readout.metrics["selected"], sort_keys=True),
-                "live_units": metrics["live_units"], "fvu": round(metrics["validation"]["fvu"], 4),
-                "training_minutes": round(metrics["wall_seconds"] / 60, 1), "run_id": readout.run.run_id,
+                "live_units": encoder.metrics["live_units"], "fvu": round(encoder.metrics["validation"]["fvu"], 4),
+                "training_minutes": round(encoder.metrics["wall_seconds"] / 60, 1), "run_id": readout.run.run_id,
             }
         )  # fmt: skip
     return pd.DataFrame(records)
@@ -222,33 +207,29 @@ def search_table(study: Study) -> pd.DataFrame:
 
     ``at_edge`` names the settings of a trial than which nothing smaller or nothing larger was tried, all else equal.
     """
-    parts: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     for search, stored in study.searches():
         tried = [settings for settings, _ in search.trials]
-        records: list[dict[str, Any]] = [
+        found = [(settings, run) for settings, run in zip(tried, stored, strict=True) if run is not None]
+        records += [
             {
                 "data": run.run.data.title, "method": search.row.method, "variant": search.row.variant,
                 "trial": json.dumps(settings, sort_keys=True),
                 "val_error": round(run.metrics["validation_error"], 2),
-                "at_edge": ", ".join(_at_edge(settings, tried)), "run_id": run.run.run_id,
+                "at_edge": ", ".join(name for name in settings if _is_at_edge(name, settings, tried)),
+                "run_id": run.run.run_id,
             }
-            for settings, run in zip(tried, stored, strict=True)
-            if run is not None
+            for settings, run in sorted(found, key=lambda trial: round(trial[1].metrics["validation_error"], 2))
         ]  # fmt: skip
-        parts += sorted(records, key=lambda record: record["val_error"])
-    return pd.DataFrame(parts)
+    return pd.DataFrame(records)
 
 
-def _at_edge(settings: dict[str, Any], tried: list[dict[str, Any]]) -> list[str]:
-    """Numbers among the settings that are the smallest or largest of the trials that differ in them alone."""
-    found = []
-    for name, value in settings.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        values = {trial[name] for trial in tried if name in trial and {**trial, name: value} == settings}
-        if len(values) > 1 and value in (min(values), max(values)):
-            found.append(name)
-    return found
+def _is_at_edge(name: str, settings: dict[str, Any], tried: list[dict[str, Any]]) -> bool:
+    value = settings[name]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    values = {trial[name] for trial in tried if name in trial and {**trial, name: value} == settings}
+    return len(values) > 1 and value in (min(values), max(values))
 
 
 def sweep_table(study: Study) -> pd.DataFrame:
@@ -257,32 +238,28 @@ def sweep_table(study: Study) -> pd.DataFrame:
     ``effect`` is the mean difference from the base over the ``n_seeds`` that both have, with its 95% interval
     (Student t); ``val_error_mean`` is the base's mean over all its seeds plus the effect.
     """
-    points = [point for point in study.sweeps() if point[3]]
-    base = {(e, sweep.factor): _by_seed(stored) for e, sweep, value, stored in points if value == sweep.base}
+    points = [
+        (name, sweep, value, stored, {run.metrics["seed"]: run.metrics["validation_error"] for run in stored})
+        for name, sweep, value, stored in study.sweeps()
+    ]
+    bases = {(name, sweep.factor): errors for name, sweep, value, _, errors in points if value == sweep.base}
     records = []
-    for experiment, sweep, value, stored in points:
-        beside = base.get((experiment, sweep.factor), {})
-        differences = np.array([error - beside[seed] for seed, error in _by_seed(stored).items() if seed in beside])
+    for name, sweep, value, stored, errors in points:
+        base = bases.get((name, sweep.factor), {})
+        differences = np.array([error - base[seed] for seed, error in errors.items() if seed in base])
         n = len(differences)
         if n == 0:
             continue
         half = float(stats.t.ppf(0.975, n - 1) * differences.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
         records.append(
             {
-                "experiment": experiment, "factor": sweep.factor, "value": _words(value),
-                "is_base": value == sweep.base,
-                "val_error_mean": round(float(np.mean(list(beside.values())) + differences.mean()), 3),
+                "experiment": name, "factor": sweep.factor, "value": _words(value), "is_base": value == sweep.base,
+                "val_error_mean": round(float(np.mean(list(base.values())) + differences.mean()), 3),
                 "effect": round(float(differences.mean()), 3), "effect_ci_half": round(half, 3), "n_seeds": n,
-                "fvu_mean": round(float(np.mean([_chosen_fvu(run) for run in stored])), 4),
-                "selected": _usual([run.metrics["selected"] for run in stored]),
-                "run_ids": " ".join(run.run.run_id for run in stored),
+                "fvu_mean": round(float(np.mean([_chosen_fvu(run) for run in stored])), 4), **_chosen_by(stored),
             }
         )  # fmt: skip
     return pd.DataFrame(records)
-
-
-def _by_seed(stored: list[StoredRun]) -> dict[int, float]:
-    return {run.metrics["seed"]: run.metrics["validation_error"] for run in stored}
 
 
 def _chosen_fvu(run: StoredRun) -> float:
@@ -301,9 +278,3 @@ def markdown(table: pd.DataFrame) -> str:
     lines = ["| " + " | ".join(map(str, table.columns)) + " |", "|" + "---|" * len(table.columns)]
     lines += ["| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False)]
     return "\n".join(lines) + "\n"
-
-
-def latex(table: pd.DataFrame) -> str:
-    """A readable error table as LaTeX (booktabs)."""
-    text = table.to_latex(index=False, escape=True)
-    return text.replace("α", r"$\alpha$").replace("–", "--")

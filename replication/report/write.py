@@ -2,54 +2,46 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-import pandas as pd
+from matplotlib import pyplot as plt
 
 from ksae_lib.io import write_text
+from replication.report import tables
 from replication.report.blocks import update_blocks
-from replication.report.claims import claims_text
-from replication.report.figures import write_figures
+from replication.report.claims import claims
+from replication.report.figures import drawn, save_figure
 from replication.report.paired import BEST_K, COMPARISON_NOTE, paired_table
-from replication.report.tables import (
-    INTERVAL_NOTE,
-    epoch_table,
-    error_table,
-    latex,
-    markdown,
-    readable,
-    search_table,
-    shown_rows,
-    sweep_table,
-    table_title,
-)
 from replication.study import Study
 
 
 def report_texts(study: Study) -> dict[Path, str]:
     """Every file of text of the profile and its content, from the stored runs."""
+    written = [
+        ("error_against_epochs", tables.epoch_table(study), "run_id", ""),
+        ("error_against_settings", tables.sweep_table(study), "run_ids", ""),
+        ("search", tables.search_table(study), "run_id", ""),
+    ]
     texts: dict[Path, str] = {}
-
-    def add(name: str, table: pd.DataFrame, *hidden: str, title: str = "") -> None:
+    for number in study.table_numbers:
+        table, base = tables.error_table(study, number), study.tables / f"table{number}"
+        title = f"{tables.table_title(study, number)}, profile {study.profile}"
+        note, shown = f"{title}. {tables.INTERVAL_NOTE}\n", tables.readable(table)
+        texts[base.with_suffix(".csv")] = table.to_csv(index=False, lineterminator="\n")
+        texts[base.with_suffix(".md")] = f"{note}\n{tables.markdown(shown)}"
+        latex = shown.to_latex(index=False, escape=True).replace("α", r"$\alpha$").replace("–", "--")
+        texts[base.with_suffix(".tex")] = f"% {note}{latex}"
+        best = table.set_index("key")["variant"].to_dict()[BEST_K[number]]
+        against = f"{title}: {best} against every other row. {COMPARISON_NOTE}\n\n"
+        written.append((f"{base.name}_paired", paired_table(study, number), "key", against))
+    for name, table, hidden, above in written:
         if len(table):
             base = study.tables / name
             texts[base.with_suffix(".csv")] = table.to_csv(index=False, lineterminator="\n")
-            texts[base.with_suffix(".md")] = title + markdown(table.drop(columns=list(hidden)))
-
-    for number in study.table_numbers:
-        table, base = error_table(study, number), study.tables / f"table{number}"
-        title = f"{table_title(study, number)}, profile {study.profile}"
-        texts[base.with_suffix(".csv")] = table.to_csv(index=False, lineterminator="\n")
-        texts[base.with_suffix(".md")] = f"{title}. {INTERVAL_NOTE}\n\n{markdown(readable(table))}"
-        texts[base.with_suffix(".tex")] = f"% {title}. {INTERVAL_NOTE}\n{latex(readable(table))}"
-        best = next(one.row.variant for one in shown_rows(study, number) if one.row.key == BEST_K[number])
-        against = f"{title}: {best} against every other row. {COMPARISON_NOTE}\n\n"
-        add(f"{base.name}_paired", paired_table(study, number), "key", title=against)
-    add("error_against_epochs", epoch_table(study), "run_id")
-    add("error_against_settings", sweep_table(study), "run_ids")
-    add("search", search_table(study), "run_id")
+            texts[base.with_suffix(".md")] = above + tables.markdown(table.drop(columns=hidden))
     if study.table_numbers:
-        texts[study.folder / "claims.json"] = claims_text(study)
+        texts[study.folder / "claims.json"] = json.dumps(claims(study), indent=1, ensure_ascii=False) + "\n"
     return texts
 
 
@@ -62,5 +54,9 @@ def write_report(study: Study) -> list[Path]:
     texts = report_texts(study)
     for path, text in texts.items():
         write_text(path, text)
-    documents = update_blocks(study.evidence_root.parent) if study.updates_evidence else []
-    return [*texts, *write_figures(study), *documents]
+    files = [*texts, *(update_blocks(study.evidence_root.parent) if study.updates_evidence else [])]
+    for name, draw in drawn(study).items():
+        figure = draw()
+        files += save_figure(figure, study.figures, name)
+        plt.close(figure)
+    return files
