@@ -1,3 +1,4 @@
+# make setup       make .venv/ with everything the study needs
 # make reproduce   set up if needed, carry out the paper's experiments, write results/local/quick/, compare with results/quick/
 # make everything  the same and the rows beyond the paper
 # make norb        Figure 2 and Tables 2 and 4 on the stand-in for NORB
@@ -12,7 +13,9 @@ PROFILE ?= quick
 PAPER := figure1,figure3,figure4,table1,table3
 STAND_IN := toy_norb_figure2,toy_norb_table2,toy_norb_table4
 
-.PHONY: reproduce everything norb test lab report lint notebooks fresh citation clean
+.PHONY: setup reproduce everything norb test lab report lint notebooks fresh citation clean
+
+setup: $(READY)
 
 reproduce: $(READY)
 	$(BIN)/ksae reproduce --profile $(PROFILE) --only $(PAPER)

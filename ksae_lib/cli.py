@@ -161,7 +161,7 @@ def _add_others(verbs: Any) -> None:
 def _refuse(options: argparse.Namespace) -> None:
     needs = "" if options.missing in ("", "replication") else f" and the package {options.missing}"
     raise KsaeError(
-        f"'{options.verb}' needs the checkout of the study{needs}: git clone its repository, run 'make' in it and use "
+        f"'{options.verb}' needs the checkout of the study{needs}: git clone its repository, run 'make setup' in it and use "
         "the ksae of its .venv."
     )
 

@@ -100,7 +100,7 @@ def _study(options: argparse.Namespace) -> Study:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    from replication.report.comparison import summary, write_comparison
+    from replication.report.comparison import write_comparison
     from replication.report.tables import error_table, markdown, readable, table_title
     from replication.report.write import write_report
     from replication.workflow import run_workflow, selected
@@ -117,7 +117,8 @@ def _reproduce(options: argparse.Namespace) -> None:
         print(markdown(readable(error_table(study, number))))
     print(f"Tables, figures, notebooks and runs are in {os.path.relpath(study.folder)}.")
     if not study.updates_evidence:
-        print(f"{summary(study)} Details, to keep or to send: {os.path.relpath(write_comparison(study))}.")
+        path, said = write_comparison(study)
+        print(f"{said} Details, to keep or to send: {os.path.relpath(path)}.")
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
@@ -168,8 +169,8 @@ def _products_in(precision: Precision) -> Iterator[None]:
 
 
 def choose_largest(device: torch.device, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
-    """``selection.by_sorting`` with k of each row, of float32 on a CUDA device as one kernel."""
-    if device.type != "cuda" or dtype != torch.float32:
+    """``selection.by_sorting`` with k of each row, of float32 on a CUDA device as one kernel where Triton is there."""
+    if device.type != "cuda" or dtype != torch.float32 or find_spec("triton") is None:
         return by_sorting
     from ksae_lib.engines.triton_select import largest_on_device
 

@@ -37,8 +37,11 @@ def comparison(study: Study) -> pd.DataFrame:
     for stored in map(study.evidence.read, study.evidence.names() if ids else ()):
         of_seeds.setdefault(_without_seeds(stored), []).append(stored)
     records = []
-    for own in map(study.store.read, ids):
-        committed = study.evidence.read(own.run.run_id)
+    for name in ids:
+        committed = study.evidence.read(name)
+        # What cannot be read is carried out again when it is asked for.
+        if (own := study.store.find(committed.run)) is None:
+            continue
         measure = "loss" if isinstance(own.run, EncoderRun) else "test_error"
         if measure in own.metrics and measure in committed.metrics:
             outcome = _outcome(own, committed, measure, of_seeds[_without_seeds(own)])
@@ -64,9 +67,8 @@ def _without_seeds(stored: StoredRun) -> str:
     return re.sub(r'"seed": \d+', "", json.dumps(to_json(stored.run), sort_keys=True))
 
 
-def summary(study: Study) -> str:
-    """One paragraph on the comparison, for the terminal."""
-    table = comparison(study)
+def summary(table: pd.DataFrame) -> str:
+    """One paragraph on a comparison, for the terminal."""
     if not len(table):
         return "None of these runs has a committed counterpart to compare it with."
     counts = table["outcome"].value_counts()
@@ -78,18 +80,19 @@ def summary(study: Study) -> str:
     return f"Of {len(table)} runs beside the committed ones {said}.{named}{code}"
 
 
-def write_comparison(study: Study) -> Path:
+def write_comparison(study: Study) -> tuple[Path, str]:
     """Write ``comparison.md`` and ``.json`` into the reader's folder, with machine, versions and date.
 
     Returns:
-        The Markdown file.
+        The Markdown file, and the summary of what it says.
     """
     table, here = comparison(study), provenance()
+    said = summary(table)
     date = datetime.now(UTC).date().isoformat()
     record = {"profile": study.profile, "date": date, **here, "rule": RULE, "runs": table.to_dict("records")}
     title = f"# Profile {study.profile}: these runs beside the committed ones"
     machine = f"Date {date}, commit {here['git_commit']}, machine {here['hardware']}, versions {here['versions']}."
     path = study.folder / "comparison.md"
     write_text(path.with_suffix(".json"), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    write_text(path, "\n\n".join([title, summary(study), RULE, machine, markdown(table)]))
-    return path
+    write_text(path, "\n\n".join([title, said, RULE, machine, markdown(table)]))
+    return path, said

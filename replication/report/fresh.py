@@ -26,12 +26,12 @@ def stale(study: Study) -> list[str]:
     root = study.evidence_root.parent
     texts = report_texts(study)
     found = [
-        f"{path.relative_to(root)} is missing or out of date: run 'ksae report --profile {study.profile}'."
+        f"{path.relative_to(root)} is missing or out of date: run 'ksae report --profile {study.profile} --update-evidence'."
         for path, text in texts.items()
         if not path.exists() or path.read_text(encoding="utf-8") != text
     ]
     found += [
-        f"{path.relative_to(root)} shows other numbers than the committed runs: run 'ksae report'."
+        f"{path.relative_to(root)} shows other numbers than the committed runs: run 'ksae report --update-evidence'."
         for path, text in filled(root).items()
         if path.read_text(encoding="utf-8") != text
     ]
@@ -41,7 +41,8 @@ def stale(study: Study) -> list[str]:
         others = [other for other in study.experiments if one.name in other.shown_in and one.data == other.data]
         due = one.notebook and all(run.run_id in stored for part in (one, *others) for run in part.runs())
         if (due or executed.exists()) and (reason := _notebook_fault(one, study.profile, executed)):
-            found.append(f"{executed.relative_to(root)} {reason}: run 'ksae reproduce --profile {study.profile}'.")
+            command = f"ksae notebook {one.name} --profile {study.profile} --update-evidence"
+            found.append(f"{executed.relative_to(root)} {reason}: run '{command}'.")
     found += [f"{path.relative_to(root)} is written by nothing: delete it." for path in _orphans(study, set(texts))]
     return found
 

@@ -87,7 +87,9 @@ def test_the_commands_work_and_the_studys_say_what_they_need(installed: Path, tm
         """,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    sentence = "needs the checkout of the study: git clone its repository, run 'make' in it and use the ksae of its"
+    sentence = (
+        "needs the checkout of the study: git clone its repository, run 'make setup' in it and use the ksae of its"
+    )
     said = [line for line in done.stderr.splitlines() if line.startswith("ksae: ")]
     assert [line.split("'")[1] for line in said] == ["reproduce", "run", "notebook", "data", "report"]
     assert all(sentence in line for line in said)

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from replication.report.comparison import comparison, summary, write_comparison
+from replication.report.comparison import comparison, write_comparison
 from replication.runs import Run
 from replication.study import Study
 
@@ -77,11 +77,10 @@ def test_a_comparison_can_be_sent(committed: Study, tmp_path: Path) -> None:
     put(study, readout(study, "k25"), 1.4)
     put(study, readout(study, "pixels"), 9.0)
     put(study, readout(study, "k10"), 2.0)
-    path = write_comparison(study)
+    path, paragraph = write_comparison(study)
     said = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     assert {"hardware", "versions", "git_commit", "date", "rule", "profile"} <= set(said)
     assert {run["outcome"] for run in said["runs"]} == {"same to the digit", "different"}
-    paragraph = summary(study)
     assert paragraph in path.read_text(encoding="utf-8")
     assert "Of 2 runs" in paragraph and "1 same to the digit, 1 different" in paragraph, "k10 has no counterpart"
     assert readout(study, "pixels").run_id in paragraph
