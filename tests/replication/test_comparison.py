@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from replication.report.comparison import comparison, write_comparison
+from replication.report.comparison import comparison, summary, write_comparison
 from replication.runs import Run
 from replication.study import Study
 
@@ -88,4 +88,4 @@ def test_a_comparison_can_be_sent(committed: Study, tmp_path: Path) -> None:
 
 def test_evidence_is_not_compared_with_itself(committed: Study) -> None:
     assert len(comparison(committed)) == 0
-    assert "None of these runs" in summary(committed)
+    assert "None of these runs" in summary(comparison(committed))
