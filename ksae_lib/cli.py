@@ -161,8 +161,8 @@ def _add_others(verbs: Any) -> None:
 def _refuse(options: argparse.Namespace) -> None:
     needs = "" if options.missing in ("", "replication") else f" and the package {options.missing}"
     raise KsaeError(
-        f"'{options.verb}' needs the checkout of the study{needs}: git clone its repository, run 'make setup' in it and use "
-        "the ksae of its .venv."
+        f"'{options.verb}' needs the checkout of the study{needs}: git clone its repository, run 'make setup' in it "
+        "and use the ksae of its .venv."
     )
 
 

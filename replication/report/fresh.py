@@ -25,13 +25,14 @@ def stale(study: Study) -> list[str]:
     study = Study(study.profile, study.seeds, results=study.evidence_root, evidence=study.evidence_root)
     root = study.evidence_root.parent
     texts = report_texts(study)
+    rewrite = f"ksae report --profile {study.profile} --update-evidence"
     found = [
-        f"{path.relative_to(root)} is missing or out of date: run 'ksae report --profile {study.profile} --update-evidence'."
+        f"{path.relative_to(root)} is missing or out of date: run '{rewrite}'."
         for path, text in texts.items()
         if not path.exists() or path.read_text(encoding="utf-8") != text
     ]
     found += [
-        f"{path.relative_to(root)} shows other numbers than the committed runs: run 'ksae report --update-evidence'."
+        f"{path.relative_to(root)} shows other numbers than the committed runs: run '{rewrite}'."
         for path, text in filled(root).items()
         if path.read_text(encoding="utf-8") != text
     ]
