@@ -25,10 +25,10 @@ def experiments(profile: str, seeds: int | None = None) -> tuple[Experiment, ...
     settings(profile, "mnist", seeds)
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    found = []
-    for planned in REGISTRY:
-        for data in planned.data if profile in planned.profiles else ():
-            if (chosen := settings(profile, data, seeds)) is not None:
-                name = planned.name if data == planned.data[0] else f"{data}_{planned.name}"
-                found.append(replace(planned.build(chosen), name=name, data=data))
-    return tuple(sorted(found, key=lambda one: (one.executed or "~", one.name)))
+    made = [
+        replace(build(chosen), name=name if data == possible[0] else f"{data}_{name}", data=data)
+        for name, build, possible, profiles in REGISTRY
+        for data in possible
+        if profile in profiles and (chosen := settings(profile, data, seeds)) is not None
+    ]
+    return tuple(sorted(made, key=lambda one: (one.executed or "~", one.name)))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from replication.experiments import table3, table4
 from replication.experiments.base import Experiment, Row, Search, Settings, combinations, experiment
-from replication.experiments.chosen import row
+from replication.experiments.chosen import net_row, row
+from replication.experiments.table4 import KEYS
 
 Trials = list[dict[str, Any]]
 _ENERGY: Trials = [
@@ -56,7 +56,7 @@ def rates(s: Settings) -> Experiment:
         "k_sparse": alphas, "deep_k_sparse": combinations(learning_rate=(0.3, 0.1), alpha=(3.0, 6.0)),
         "at_once": alphas, "dbn": every,
     }  # fmt: skip
-    return Experiment(shown_in=("search",), searches=_search(s, table3.row, trials))
+    return Experiment(shown_in=("search",), searches=_search(s, net_row, trials))
 
 
 @experiment("norb_search", "search", data=("norb", "toy_norb"))
@@ -73,5 +73,5 @@ def norb_search(s: Settings) -> Experiment:
 @experiment("norb_rates", "search", data=("norb", "toy_norb"))
 def norb_rates(s: Settings) -> Experiment:
     """Table 4's learning rates, four a net."""
-    trials = dict.fromkeys(table4.KEYS, combinations(learning_rate=(0.1, 0.03, 0.01, 0.003)))
-    return Experiment(shown_in=("search",), searches=_search(s, table4.row, trials))
+    trials = dict.fromkeys(KEYS, combinations(learning_rate=(0.1, 0.03, 0.01, 0.003)))
+    return Experiment(shown_in=("search",), searches=_search(s, net_row, trials))

@@ -21,13 +21,10 @@ def _at(s: Settings, changes: dict[str, Any]) -> Callable[[int], ReadoutRun]:
 
 
 def _sweep(s: Settings, factor: str, *values: Any) -> Sweep:
-    made = [Point(_value(_at(s, {factor: value})(0), factor), _at(s, {factor: value})) for value in values]
-    return Sweep(factor, _value(_at(s, {})(0), factor), tuple(made), s.seeds)
-
-
-def _value(run: ReadoutRun, factor: str) -> Any:
-    assert run.encoder is not None
-    return getattr(run.readout if factor in _READOUT else run.encoder.method, factor)
+    run = _at(s, {})(0)
+    base = run.readout if factor in _READOUT else run.encoder and run.encoder.method
+    points = tuple(Point(value, _at(s, {factor: value})) for value in values)
+    return Sweep(factor, getattr(base, factor), points, s.seeds)
 
 
 @experiment("settings", "search")
