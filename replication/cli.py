@@ -137,7 +137,7 @@ def _run(options: argparse.Namespace) -> None:
         raise PlanError(f"{' '.join(run.run_id for run in todo)} cannot be carried out: {error}") from error
     for run in runs:
         committed = None if study.updates_evidence else study.evidence.find(run)
-        print(_line(study.store.load(run), committed))
+        print(_line(study.store.read(run.run_id), committed))
 
 
 def _line(stored: StoredRun, committed: StoredRun | None) -> str:

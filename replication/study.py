@@ -136,7 +136,7 @@ class Study:
     def trained(self, run: EncoderRun, progress: bool | None = None) -> nn.Module:
         """The trained model that other runs are carried out on: from weights that are not rounded, else trained now."""
         for store in (self.store, self.evidence):
-            if store.has(run, weights=True) and not store.has_rounded_weights(run):
+            if store.has(run, weights=True) and store.has(run, exact=True):
                 return store.load_model(run)
         self._carry_out(run, progress)
         return self.store.load_model(run)
