@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Hashable, Sequence
-from dataclasses import replace
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -30,43 +31,48 @@ class Home(Protocol):
 
     store: RunStore
 
-    def trained(self, run: EncoderRun, progress: bool | None = None) -> nn.Module:
-        """The trained model of a run."""
+    def model(self, run: EncoderRun, progress: bool | None = None, exact: bool = False) -> Any:
+        """The trained model of a run, ``exact`` if other runs are to be carried out on it."""
 
 
+class _Found(NamedTuple):
+    """What a run came to."""
+
+    seconds: float
+    results: dict[str, Any]
+    history: pd.DataFrame
+    model: nn.Module | None = None
+
+
+@dataclass
 class _Work:
-    """How runs are carried out, and where."""
+    """How runs are carried out, and where. What was found is handed on one by one, to be stored at once."""
 
-    def __init__(self, study: Home, device: Device, resume: bool, progress: bool | None) -> None:
-        self.study, self.device, self.resume, self.progress = study, device, resume, progress
+    study: Home
+    device: Device
+    resume: bool
+    progress: bool | None
 
-    def encoders(self, runs: Sequence[EncoderRun]) -> list[StoredRun | DivergenceError]:
+    def encoders(self, runs: Sequence[EncoderRun]) -> Iterator[_Found | DivergenceError]:
         """Fit encoders, alike ones at once on a GPU."""
         pairs = [self._inputs(run) for run in runs]
         checkpoints = [self.study.store.checkpoint(run) for run in runs]
-        for checkpoint in checkpoints:
-            if not self.resume:
-                checkpoint.unlink(missing_ok=True)
+        for checkpoint in () if self.resume else checkpoints:
+            checkpoint.unlink(missing_ok=True)
         methods = [run.method for run in runs]
         started = time.perf_counter()
-        fitted = methods[0].fit_many(
-            methods, [x for x, _ in pairs], checkpoints, device=self.device, progress=self.progress
-        )
+        fitted = methods[0].fit_many(methods, [x for x, _ in pairs], checkpoints, self.device, self.progress)
         elapsed = (time.perf_counter() - started) / len(runs)
-        outcomes: list[StoredRun | DivergenceError] = []
-        for run, outcome, pair, checkpoint in zip(runs, fitted, pairs, checkpoints, strict=True):
+        for run, outcome, pair in zip(runs, fitted, pairs, strict=True):
             if isinstance(outcome, DivergenceError):
-                outcomes.append(outcome)
+                yield outcome
                 continue
-            model, rows = outcome
-            history = pd.DataFrame(rows)
+            model, history = outcome
             seconds = float(history["seconds"].sum()) if "seconds" in history else elapsed
             results = _describe(run, model, *pair, history) | {"engine": run.method.used_engine(self.device)}
-            outcomes.append(self._keep(run, seconds, results, history, model))
-            checkpoint.unlink(missing_ok=True)
-        return outcomes
+            yield _Found(seconds, results, history, model)
 
-    def nets(self, runs: Sequence[FinetuneRun]) -> list[StoredRun | DivergenceError]:
+    def nets(self, runs: Sequence[FinetuneRun]) -> Iterator[_Found | DivergenceError]:
         """Fine-tune nets, alike ones at once on a GPU."""
         data = load_data(runs[0].data)
         nets = [self._net(run, data) for run in runs]
@@ -74,12 +80,11 @@ class _Work:
             nets, data.train_x, data.train_y, [run.finetune for run in runs], (data.validation_x, data.validation_y),
             device=self.device, progress=self.progress,
         )  # fmt: skip
-        outcomes: list[StoredRun | DivergenceError] = []
-        for run, net, rows in zip(runs, nets, histories, strict=True):
-            if isinstance(rows, DivergenceError):
-                outcomes.append(rows)
+        for run, net, history in zip(runs, nets, histories, strict=True):
+            if isinstance(history, DivergenceError):
+                yield history
                 continue
-            history, wrong = pd.DataFrame(rows), net.mistakes(data.test_x, data.test_y)
+            wrong = net.mistakes(data.test_x, data.test_y)
             results = {
                 "encoder_runs": [encoder.run_id for encoder in stack(run.encoder)],
                 "selected": {},
@@ -89,67 +94,47 @@ class _Work:
                 "test_images": len(data.test_y),
                 "test_mistakes": wrong.tolist(),
             }
-            outcomes.append(self._keep(run, float(history["seconds"].sum()), results, history))
-        return outcomes
+            yield _Found(float(history["seconds"].sum()), results, history)
 
-    def readout(self, run: ReadoutRun) -> StoredRun:
-        """Fit a readout."""
-        data = load_data(run.data)
-        encoder = run.encoder
-        method: Method = Pixels() if encoder is None else encoder.method
-        model = method.build(data.train_x.shape[1]) if encoder is None else self.study.trained(encoder, self.progress)
-        started = time.perf_counter()
-        found = evaluate(data, method, model, run.readout, self.device)
-        results = {
-            "encoder_run": None if encoder is None else encoder.run_id,
-            "code_mode": None if encoder is None else found.code_mode,
-            "selected": found.selected,
-            "validation_error": found.validation_error,
-            "test_error": found.test_error,
-            "test_images": len(data.test_y),
-            "test_mistakes": found.test_mistakes,
-        }
-        return self._keep(run, time.perf_counter() - started, results, found.trials)
+    def readouts(self, runs: Sequence[ReadoutRun]) -> Iterator[_Found]:
+        """Fit readouts, one after the other."""
+        for run in runs:
+            data, encoder = load_data(run.data), run.encoder
+            method: Method = Pixels() if encoder is None else encoder.method
+            model = None if encoder is None else self._model(encoder)
+            started = time.perf_counter()
+            found = evaluate(data, method, model, run.readout, self.device)
+            results = {
+                "encoder_run": None if encoder is None else encoder.run_id,
+                "code_mode": None if encoder is None else found.code_mode,
+                "selected": found.selected,
+                "validation_error": found.validation_error,
+                "test_error": found.test_error,
+                "test_images": len(data.test_y),
+                "test_mistakes": found.test_mistakes,
+            }
+            yield _Found(time.perf_counter() - started, results, found.trials)
+
+    def _model(self, run: EncoderRun) -> Any:
+        return self.study.model(run, self.progress, exact=True)
 
     def _inputs(self, run: EncoderRun) -> tuple[np.ndarray, np.ndarray]:
         """What an encoder is trained on and what it watches: images, or the fixed codes of the encoder below."""
-        below = run.below
-        if below is None:
+        if (below := run.below) is None:
             data = load_data(run.data)
             return data.train_x, data.validation_x
-        model = self.study.trained(below, self.progress)
-        train_x, held_out = (_dense(below.method, model, x, run.below_alpha or 1.0) for x in self._inputs(below))
+        model, alpha = self._model(below), run.below_alpha or 1.0
+        train_x, held_out = (_dense(below.method, model, x, alpha) for x in self._inputs(below))
         return train_x, held_out
 
     def _net(self, run: FinetuneRun, data: Dataset) -> tuning.DiscriminativeNet:
-        encoders = [(one.method, self.study.trained(one, self.progress)) for one in stack(run.encoder)]
-        layers = [layer for method, model in encoders for layer in method.hidden_layers(model, run.finetune.alpha)]
+        alpha = run.finetune.alpha
+        layers = [layer for one in stack(run.encoder) for layer in one.method.hidden_layers(self._model(one), alpha)]
         return tuning.new_net(layers, data.train_x.shape[1], data.classes, run.finetune)
-
-    def _keep(
-        self, run: Run, seconds: float, results: dict[str, Any], history: pd.DataFrame, model: nn.Module | None = None
-    ) -> StoredRun:
-        data = load_data(run.data)
-        record = {
-            "run_id": run.run_id,
-            "seed": run.seed,
-            **results,
-            "wall_seconds": round(seconds, 3),
-            "data_sha256": data.sha256,
-            "preprocessing": data.preprocessing,
-            "code_digest": digest_of(run, results.get("engine")),
-            **provenance(),
-        }
-        return self.study.store.save(run, record, history, model)
 
 
 def carry_out(
-    runs: Sequence[Run],
-    study: Home,
-    *,
-    device: Device = "auto",
-    resume: bool = True,
-    progress: bool | None = None,
+    runs: Sequence[Run], study: Home, *, device: Device = "auto", resume: bool = True, progress: bool | None = None
 ) -> list[StoredRun]:
     """Carry out runs and store them in the study's store; alike ones are trained at once where there is a GPU.
 
@@ -164,38 +149,42 @@ def carry_out(
         DivergenceError: runs diverged; the others are stored.
     """
     work = _Work(study, device, resume, progress)
-    done: dict[str, StoredRun | DivergenceError] = {}
+    how: dict[type[Run], Any] = {EncoderRun: work.encoders, FinetuneRun: work.nets, ReadoutRun: work.readouts}
+    done: dict[str, StoredRun] = {}
+    failed: list[str] = []
     for batch in alike(runs):
-        if isinstance(batch[0], EncoderRun):
-            outcomes = work.encoders([run for run in batch if isinstance(run, EncoderRun)])
-        elif isinstance(batch[0], FinetuneRun):
-            outcomes = work.nets([run for run in batch if isinstance(run, FinetuneRun)])
-        else:
-            outcomes = [work.readout(run) for run in batch if isinstance(run, ReadoutRun)]
-        done |= {run.run_id: outcome for run, outcome in zip(batch, outcomes, strict=True)}
-    failed = {name: outcome for name, outcome in done.items() if isinstance(outcome, DivergenceError)}
+        for run, found in zip(batch, how[type(batch[0])](batch), strict=True):
+            if isinstance(found, DivergenceError):
+                failed.append(f"{run.run_id}: {found}")
+                continue
+            data = load_data(run.data)
+            record = {
+                "run_id": run.run_id,
+                "seed": run.seed,
+                **found.results,
+                "wall_seconds": round(found.seconds, 3),
+                "data_sha256": data.sha256,
+                "preprocessing": data.preprocessing,
+                "code_digest": digest_of(run, found.results.get("engine")),
+                **provenance(),
+            }
+            done[run.run_id] = study.store.save(run, record, found.history, found.model)
+            study.store.checkpoint(run).unlink(missing_ok=True)
     if failed:
-        raise DivergenceError("; ".join(f"{name}: {error}" for name, error in failed.items()))
-    return [stored for run in runs if isinstance(stored := done[run.run_id], StoredRun)]
+        raise DivergenceError("; ".join(failed))
+    return [done[run.run_id] for run in runs]
 
 
 def alike(runs: Sequence[Run]) -> list[list[Run]]:
     """Runs in batches that can be carried out at once, encoders before what is fitted on them."""
-    groups: dict[Hashable, list[Run]] = {}
+    groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
-        if isinstance(run, EncoderRun):
-            depth = len(stack(run))
-            key: tuple[Hashable, ...] = (depth, "encoder", run.method.method, run.method.batch_key())
-        elif isinstance(run, FinetuneRun):
-            key = (9, "net", _methods(run), replace(run.finetune, seed=0))
-        else:
-            key = (9, "readout", _methods(run))
-        groups.setdefault((*key, run.data), []).append(run)
-    return [groups[key] for key in sorted(groups, key=lambda key: key[0])]  # type: ignore[index]
-
-
-def _methods(run: ReadoutRun | FinetuneRun) -> tuple[Hashable, ...]:
-    return tuple((one.method.method, one.method.batch_key()) for one in stack(run.encoder))
+        encoders = stack(run) if isinstance(run, EncoderRun) else stack(run.encoder)
+        depth = len(encoders) if isinstance(run, EncoderRun) else sys.maxsize
+        tuned = replace(run.finetune, seed=0) if isinstance(run, FinetuneRun) else None
+        methods = tuple((one.method.method, one.method.batch_key()) for one in encoders)
+        groups.setdefault((depth, type(run), methods, tuned, run.data), []).append(run)
+    return [groups[key] for key in sorted(groups, key=lambda key: key[0])]
 
 
 def _dense(method: Method, model: nn.Module, x: np.ndarray, alpha: float = 1.0) -> np.ndarray:
