@@ -33,7 +33,7 @@ for batch in WORK.batches:
         resources:
             gpu=1,
         params:
-            command=step("run", *batch.runs) + " " + WORK.options,
+            command=step("run", *batch.runs, *WORK.options, *WORK.how),
         shell:
             "NUMBA_NUM_THREADS={threads} {params.command}"
 
@@ -49,6 +49,6 @@ for name, one in WORK.notebooks.items():
             update(f"notebooks/{name}.ipynb"),
         priority: 10
         params:
-            command=step("notebook", name) + " " + WORK.options.replace("--force", ""),
+            command=step("notebook", name, *WORK.options),
         shell:
             "NUMBA_NUM_THREADS={threads} {params.command}"
