@@ -15,8 +15,6 @@ from replication.lock import follow_owner
 from replication.runs import StoredRun
 from replication.study import Study, project_root
 
-Verb = Callable[[argparse.Namespace], None]
-
 
 def add_verbs(commands: Any) -> None:
     """Add the study's verbs to the command's parser; called through the entry point ``ksae.verbs``."""
@@ -62,12 +60,15 @@ def add_verbs(commands: Any) -> None:
     origin = get.add_mutually_exclusive_group()
     origin.add_argument("--base-url", help="address of a folder that has the files, tried before the official ones")
     origin.add_argument("--from", dest="source", type=Path, help="copy from this folder or MATLAB file instead")
-    for parser, function in ((check, _data_verify), (get, _data_get)):
+    for parser in (check, get):
         parser.add_argument("--root", type=Path, help="folder of data sets (default: data/)")
-        parser.set_defaults(command=function)
+        parser.set_defaults(command=_data)
+    check.set_defaults(name="mnist")
 
 
-def _verb(commands: Any, name: str, function: Verb, text: str, *examples: str) -> argparse.ArgumentParser:
+def _verb(
+    commands: Any, name: str, function: Callable[[argparse.Namespace], None], text: str, *examples: str
+) -> argparse.ArgumentParser:
     made: argparse.ArgumentParser = commands.add_parser(
         name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n" + "\n".join(f"  {line}" for line in examples),
@@ -85,10 +86,9 @@ def _yes_or_no(made: argparse.ArgumentParser, name: str, default: bool | None, t
 
 
 def _at_least_one(text: str) -> int:
-    value = int(text)
-    if value < 1:
+    if int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not possible: at least 1")
-    return value
+    return int(text)
 
 
 def _study(options: argparse.Namespace) -> Study:
@@ -107,10 +107,8 @@ def _reproduce(options: argparse.Namespace) -> None:
 
     study = _study(options)
     stale = not study.updates_evidence if options.stale is None else options.stale
-    run_workflow(
-        study, only=options.only, jobs=options.jobs, force=options.force, stale=stale, resume=options.resume,
-        extra=options.snakemake,
-    )  # fmt: skip
+    how = {name: getattr(options, name) for name in ("only", "jobs", "force", "resume")}
+    run_workflow(study, **how, stale=stale, extra=options.snakemake)
     write_report(study)
     for number in sorted({row.table for one in selected(study, options.only) for row in one.rows}):
         print(f"\n{table_title(study, number)}, profile {study.profile} (errors in percent on the test set):\n")
@@ -142,14 +140,12 @@ def _run(options: argparse.Namespace) -> None:
 
 def _line(stored: StoredRun, committed: StoredRun | None) -> str:
     """What a run came to, beside the committed one."""
-    metrics = stored.metrics
-    name, text = ("test_error", "test error {:.2f}%") if "test_error" in metrics else ("loss", "loss {:.4g}")
-    said = text.format(metrics[name]) if name in metrics else "done"
-    if "live_units" in metrics:
-        said += f", {metrics['live_units']} live units"
-    if committed is not None and name in committed.metrics:
-        said += f" (committed: {committed.metrics[name]:.4g})"
-    return f"{stored.run.run_id}: {said}, {metrics['wall_seconds']:.0f} s"
+    metrics, name = stored.metrics, "test_error" if "test_error" in stored.metrics else "loss"
+    text = "test error {:.2f}%" if name == "test_error" else "loss {:.4g}"
+    said = [text.format(metrics[name]) if name in metrics else "done"]
+    said += [f"{metrics['live_units']} live units"] if "live_units" in metrics else []
+    beside = f" (committed: {committed.metrics[name]:.4g})" if committed and name in committed.metrics else ""
+    return f"{stored.run.run_id}: {', '.join(said)}{beside}, {metrics['wall_seconds']:.0f} s"
 
 
 def _notebook(options: argparse.Namespace) -> None:
@@ -166,24 +162,20 @@ def _notebook(options: argparse.Namespace) -> None:
     print(f"{options.name}: {os.path.relpath(output)}")
 
 
-def _data_verify(options: argparse.Namespace) -> None:
-    from replication.data import DATASETS, data_root
+def _data(options: argparse.Namespace) -> None:
+    from replication.data import DATASETS, data_root, norb
     from replication.data.base import DataConfig
 
-    DATASETS["mnist"].load(DataConfig(), options.root.resolve() if options.root else data_root())
-    print("MNIST: the four official archives and their contents are as published.")
-
-
-def _data_get(options: argparse.Namespace) -> None:
-    from replication.data import data_root
-    from replication.data.norb import BASES, fetch, take
-
-    folder = (options.root.resolve() if options.root else data_root()) / "NORB"
+    root = options.root.resolve() if options.root else data_root()
+    if options.name == "mnist":
+        DATASETS["mnist"].load(DataConfig(), root)
+        print("MNIST: the four official archives and their contents are as published.")
+        return
     if options.source:
-        take(folder, options.source)
+        norb.take(root / "NORB", options.source)
     else:
-        fetch(folder, [*([options.base_url] if options.base_url else []), *BASES])
-    print(f"small NORB is in {os.path.relpath(folder)}.")
+        norb.fetch(root / "NORB", [*([options.base_url] if options.base_url else []), *norb.BASES])
+    print(f"small NORB is in {os.path.relpath(root / 'NORB')}.")
 
 
 def _report(options: argparse.Namespace) -> None:

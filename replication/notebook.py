@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
+from unittest.mock import patch
 
 from ksae_lib.io import KsaeError, atomic_path, sweep, temporary_prefix
 from replication.study import project_root
@@ -46,7 +47,8 @@ def execute_notebook(
     if not source.exists():
         raise NotebookError(f"{source.name} is missing in {source.parent.name}/.")
     check_parameters(source, parameters)
-    with atomic_path(output) as temporary, _inherited(environment or {}), _scratch() as folder:
+    folders = {} if environment is None else dict(environment)
+    with atomic_path(output) as temporary, patch.dict(os.environ, folders), _scratch() as folder:
         # A kernel that dies leaves cells that look complete, so a last cell must say that it was reached.
         notebook = nbformat.read(source, as_version=4)
         notebook.cells.append(nbformat.v4.new_code_cell(f"print({_SENTINEL!r})"))
@@ -63,19 +65,16 @@ def execute_notebook(
                 extra_arguments=quiet,
             )  # fmt: skip
         except PapermillExecutionError as error:
-            raise NotebookError(
-                f"{source.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}"
-            ) from error
+            where = f"{source.name} failed in cell {error.exec_count}"
+            raise NotebookError(f"{where}: {error.ename}: {error.evalue}") from error
         except (PapermillException, RuntimeError) as error:
             raise NotebookError(f"{source.name} could not be executed: {error}") from error
-        last = executed.cells.pop()
-        if not any(_SENTINEL in one.get("text", "") for one in last.get("outputs", [])):
-            raise NotebookError(
-                f"{source.name} did not reach its last cell: its kernel died, probably for lack of memory."
-            )
+        if not any(_SENTINEL in one.get("text", "") for one in executed.cells.pop().get("outputs", [])):
+            why = "its kernel died, probably for lack of memory"
+            raise NotebookError(f"{source.name} did not reach its last cell: {why}.")
         _tidy(executed)
         text = nbformat.writes(executed)
-        if any(path in text for path in (str(project_root()), *(environment or {}).values())):
+        if any(path in text for path in (str(project_root()), *folders.values())):
             raise NotebookError(f"The output of {source.name} shows an absolute path: print relative paths only.")
         temporary.write_text(text + "\n", encoding="utf-8")
     return output
@@ -120,15 +119,3 @@ def _scratch() -> Iterator[Path]:
     sweep(root)
     with TemporaryDirectory(prefix=temporary_prefix(Path("ksae")), suffix=".tmp", dir=root) as folder:
         yield Path(folder)
-
-
-@contextmanager
-def _inherited(variables: Mapping[str, str]) -> Iterator[None]:
-    """Have variables in the environment for the length of the block, for the kernel that it starts."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

@@ -54,15 +54,14 @@ class StoreError(KsaeError):
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
+    step: ClassVar[str]
     data: DataConfig = field(default_factory=DataConfig)
 
     @cached_property
     def run_id(self) -> str:
         """Readable name and digest of the config."""
         text = json.dumps(to_json(self), sort_keys=True, separators=(",", ":"))
-        return f"{self._step}-{self._name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
-
-    _step: ClassVar[str]
+        return f"{self.step}-{self._name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
     @property
     def _name(self) -> str:
@@ -77,7 +76,7 @@ class _Run:
 class EncoderRun(_Run):
     """One method fitted without labels, on data or on the codes of an encoder below."""
 
-    _step = "train"
+    step = "train"
     method: Method
     below: EncoderRun | None = None
     """The first layer of a deep net (section 4.6)."""
@@ -99,7 +98,7 @@ class EncoderRun(_Run):
 class ReadoutRun(_Run):
     """One logistic regression on the frozen codes of an encoder, or on raw pixels."""
 
-    _step = "readout"
+    step = "readout"
     encoder: EncoderRun | None = None
     readout: ReadoutConfig = field(default_factory=ReadoutConfig)
 
@@ -117,7 +116,7 @@ class ReadoutRun(_Run):
 class FinetuneRun(_Run):
     """One discriminative net, started from an encoder and those below it or from random weights, and fine-tuned."""
 
-    _step = "finetune"
+    step = "finetune"
     encoder: EncoderRun | None = None
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
 
@@ -149,7 +148,7 @@ def requires(run: Run) -> tuple[EncoderRun, ...]:
 
 def to_json(run: Run | _Run) -> dict[str, Any]:
     """The run's config as stored in ``config.json``."""
-    kind = run.method.kind if isinstance(run, EncoderRun) else run._step
+    kind = run.method.kind if isinstance(run, EncoderRun) else run.step
     return {"kind": kind, "version": _VERSION, **_settings(run)}
 
 
@@ -194,23 +193,20 @@ def _unsaid(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def digest_of(run: Run, engine: str | None = None) -> str:
-    """Digest of the code whose change could change this run.
-
-    Training, readout and fine-tuning differ in it: a change of the readout's solver leaves encoders as they are.
+    """Digest of the code whose change could change this run: of the readout's solver, readouts and not encoders.
 
     Args:
         run: the run.
         engine: that trained an encoder: the code of the others does not count.
     """
-    methods = [one.method for one in requires(run)]
+    encoders = [*requires(run), *([run] if isinstance(run, EncoderRun) else [])]
+    roots = {type(one.method).__module__ for one in encoders} | {DATASETS[run.data.name].load.__module__}
     if isinstance(run, EncoderRun):
-        methods.append(run.method)
-        roots = ["ksae_lib.metrics", *(["replication.judge.gabor"] if run.data.name == "patches" else [])]
+        roots |= {"ksae_lib.metrics", *(["replication.judge.gabor"] if run.data.name == "patches" else [])}
     else:
-        roots = ["replication.judge.finetune" if isinstance(run, FinetuneRun) else "replication.judge.readout"]
-    roots += [type(method).__module__ for method in methods] + [DATASETS[run.data.name].load.__module__]
+        roots.add(f"replication.judge.{run.step}")
     others = [name for key, names in _ENGINES.items() if engine in _ENGINES and key != engine for name in names]
-    return closure_digest(tuple(sorted(set(roots))), tuple(others))
+    return closure_digest(tuple(sorted(roots)), tuple(others))
 
 
 @dataclass(frozen=True)
@@ -258,17 +254,11 @@ class RunStore:
         return sorted({int(seed) for name in self.names() for seed in re.findall(r"-s(\d+)-", name)} | {0})
 
     def has(self, run: Run, weights: bool = False, exact: bool = False) -> bool:
-        """Whether the run is here and can be read.
-
-        Args:
-            run: that is asked for.
-            weights: and has weights.
-            exact: that are not rounded to float16, which is good to look at, not to carry out other runs on.
-        """
+        """Whether the run is here and can be read; with its ``weights``; with weights not rounded to float16."""
         path = self.folder(run) / _WEIGHTS
-        if (weights or exact) and not path.exists():
+        if self.find(run) is None or (weights and not path.exists()):
             return False
-        return self.find(run) is not None and not (exact and any(t.dtype == float16 for t in load_file(path).values()))
+        return not exact or all(tensor.dtype != float16 for tensor in load_file(path).values())
 
     def find(self, run: Run) -> StoredRun | None:
         """The run, or None where it is missing or cannot be read."""
@@ -316,13 +306,7 @@ class RunStore:
     def save(
         self, run: Run, metrics: dict[str, Any], history: pd.DataFrame, model: nn.Module | None = None
     ) -> StoredRun:
-        """Store a finished run, and the weights of its model if given, in place of one that is there.
-
-        Args:
-            run: its config.
-            metrics: JSON-serializable results and provenance; ``run_id`` is added.
-            history: one row an epoch or a trial.
-            model: keep its weights.
+        """Store a finished run in place of one that is there: results, a row an epoch or trial, the model's weights.
 
         Raises:
             StoreError: the store is read-only.
