@@ -81,18 +81,14 @@ def execute_notebook(
 
 
 def check_parameters(source: Path, parameters: dict[str, Any]) -> None:
-    """Refuse a notebook without exactly one parameters cell, unknown names and values of another type.
-
-    Raises:
-        NotebookError: in one sentence.
-    """
+    """Raise a ``NotebookError`` of a notebook without one parameters cell, of unknown names, of another type."""
     import nbformat
     import papermill
 
     cells = nbformat.read(source, as_version=4).cells
-    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-    if len(tagged) != 1:
-        raise NotebookError(f"{source.name} has {len(tagged)} cells tagged 'parameters': it must have exactly one.")
+    tagged = sum("parameters" in cell.metadata.get("tags", []) for cell in cells)
+    if tagged != 1:
+        raise NotebookError(f"{source.name} has {tagged} cells tagged 'parameters': it must have exactly one.")
     known = papermill.inspect_notebook(str(source))
     for name, value in parameters.items():
         if name not in known:

@@ -36,10 +36,8 @@ _ENGINES = {
 }
 _VERSION = 1
 """Part of every id: raise it when the same config starts to mean other numbers."""
-_LATER = {
-    "below": None, "below_alpha": None, "dense_relu": False, "refit": False,
-    "share": None, "source": None, "selection": "sort",
-}  # fmt: skip
+_LATER = dict.fromkeys(("below", "below_alpha", "share", "source")) | {"selection": "sort"}
+_LATER |= dict.fromkeys(("dense_relu", "refit"), False)
 """Settings that came later, left out of ids where they say nothing: earlier ids stay valid."""
 _SAID = {"train": {"engine": "cpu"}, "finetune": {"engine": "auto"}}
 """What every config says since engines were part of it: ids stay valid, the engine that was used is in the metrics."""
@@ -166,8 +164,7 @@ def from_json(config: dict[str, Any]) -> Run:
     """The run that ``config.json`` describes.
 
     Raises:
-        StoreError: another version or an unknown kind.
-        TypeError, ValueError, KeyError: unknown or impossible settings.
+        StoreError, TypeError, ValueError, KeyError: another version, an unknown kind, impossible settings.
     """
     kind, version = config.get("kind"), config.get("version")
     if version != _VERSION or kind not in ("train", "baseline", "readout", "finetune"):
@@ -211,7 +208,7 @@ def digest_of(run: Run, engine: str | None = None) -> str:
 
 @dataclass(frozen=True)
 class StoredRun:
-    """What one finished run left: its config, metrics and history."""
+    """What one finished run left."""
 
     run: Run
     metrics: dict[str, Any]
@@ -228,10 +225,6 @@ class RunStore:
     """``<root>/<run_id>/{config.json, metrics.json, history.csv}`` and, where kept, ``weights.safetensors``.
 
     A folder appears, and is replaced, by one rename. Reading writes nothing and sees one version of a run.
-
-    Args:
-        root: ``results/<profile>/runs`` or a reader's own.
-        read_only: refuse to write.
     """
 
     def __init__(self, root: Path, read_only: bool = False) -> None:
@@ -267,11 +260,7 @@ class RunStore:
         return None
 
     def read(self, run_id: str) -> StoredRun:
-        """Read a finished run.
-
-        Raises:
-            StoreError: it is missing, cannot be read, or is not the run of that name.
-        """
+        """Read a finished run; a ``StoreError`` if it is missing, cannot be read or is not the run of that name."""
         folder = self.root / run_id
         if not folder.is_dir():
             raise StoreError(f"{folder} is missing: 'ksae run {run_id}' carries it out.")
@@ -285,11 +274,7 @@ class RunStore:
         return StoredRun(run, metrics, history)
 
     def load_model(self, run: EncoderRun) -> nn.Module:
-        """The trained model of a run.
-
-        Raises:
-            StoreError: its weights are not in the store, or cannot be read.
-        """
+        """The trained model of a run; a ``StoreError`` if its weights are not here or cannot be read."""
         path = self.folder(run) / _WEIGHTS
         if not path.exists():
             raise StoreError(f"{path} is missing: 'ksae run --force {run.run_id}' trains the run again.")
@@ -306,10 +291,11 @@ class RunStore:
     def save(
         self, run: Run, metrics: dict[str, Any], history: pd.DataFrame, model: nn.Module | None = None
     ) -> StoredRun:
-        """Store a finished run in place of one that is there: results, a row an epoch or trial, the model's weights.
+        """Store a finished run in place of one that is there; a ``StoreError`` if the store is read-only.
 
-        Raises:
-            StoreError: the store is read-only.
+        Args:
+            run, metrics: its config; JSON-serializable results and provenance, to which ``run_id`` is added.
+            history, model: one row an epoch or a trial; where weights are kept.
         """
         if self.read_only:
             raise StoreError(f"{self.root} is committed evidence: only --update-evidence writes there.")

@@ -63,30 +63,18 @@ class Study:
         return {"KSAE_RESULTS": str(self.root), "KSAE_EVIDENCE": str(self.evidence_root)}
 
     def experiment(self, name: str) -> Experiment:
-        """The experiment of that name, or that a notebook of that name is executed for.
-
-        Raises:
-            PlanError: there is none; the message lists those there are.
-        """
+        """The experiment of that name, or that a notebook of that name is executed for; else a ``PlanError``."""
         found = [one for one in self.experiments if name in (one.name, one.executed)]
         names = ", ".join(one.name for one in self.experiments)
         return _first(found, f"There is no experiment {name!r} in profile {self.profile}: choose one of {names}.")
 
     def shown_by(self, notebook: str, data: str) -> Experiment:
-        """The experiment on a data set that a notebook shows.
-
-        Raises:
-            PlanError: there is none.
-        """
+        """The experiment on a data set that a notebook shows; a ``PlanError`` if there is none."""
         found = [one for one in self.experiments if (one.notebook, one.data) == (notebook, data)]
         return _first(found, f"Profile {self.profile} has no experiment on {data!r} for notebook {notebook}.")
 
     def run(self, run_id: str) -> Run:
-        """The planned run with that id.
-
-        Raises:
-            PlanError: there is none.
-        """
+        """The planned run with that id; a ``PlanError`` if there is none."""
         found = [run for one in self.experiments for run in one.runs() if run.run_id == run_id]
         where = f"profile {self.profile} with {self.seeds or 'its'} seeds"
         advice = f"'ksae run --profile {self.profile} --list' lists those there are"
@@ -108,10 +96,7 @@ class Study:
     def model(self, run: EncoderRun, progress: bool | None = None, exact: bool = False) -> nn.Module:
         """The trained model of a run, from the reader's or the committed weights, else trained now.
 
-        Args:
-            run: of the encoder.
-            progress: of training, show a bar; None: only on a terminal.
-            exact: take no rounded weights, since other runs are to be carried out on the model.
+        ``exact`` takes no rounded weights, since other runs are to be carried out on the model.
         """
         for store in (self.store, self.evidence):
             if store.has(run, weights=True, exact=exact):
@@ -125,12 +110,7 @@ class Study:
         return sorted({row.table for one in self.experiments for row in one.rows})
 
     def rows(self, table: int, data: str | None = None) -> list[Shown]:
-        """The rows of a table with every finished run, of whatever seed.
-
-        Args:
-            table: the paper's number.
-            data: name of the data set; None: any.
-        """
+        """The rows of the paper's table of that number, on one data set or any, with every finished run of any seed."""
         return [
             Shown(row, self._stored(self.evidence, row), [] if self.updates_evidence else self._stored(self.store, row))
             for one in self.experiments

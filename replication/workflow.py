@@ -72,11 +72,7 @@ class Workflow:
 
 
 def selected(study: Study, only: str) -> tuple[Experiment, ...]:
-    """The experiments named, or all but those on NORB's files and on its stand-in.
-
-    Raises:
-        PlanError: a name is unknown.
-    """
+    """The experiments named, or all but those on NORB's files and on its stand-in; a ``PlanError`` of unknown names."""
     if not only:
         return tuple(one for one in study.experiments if "norb" not in one.data)
     return tuple(study.experiment(name.strip()) for name in only.split(","))
@@ -107,8 +103,7 @@ def run_workflow(
         study: the profile and its folders.
         only: experiments or notebooks, separated by commas; empty: all but NORB's.
         jobs: steps at a time.
-        force: carry out every run again.
-        stale: carry out stored runs of other code again.
+        force, stale: carry out every run again, or stored runs of other code.
         resume: go on from checkpoints.
         extra: further options of Snakemake, for example of an executor for a cluster.
 

@@ -13,15 +13,7 @@ from replication.experiments.profiles import settings
 
 @lru_cache
 def experiments(profile: str, seeds: int | None = None) -> tuple[Experiment, ...]:
-    """Every experiment of a profile with its runs, those with a notebook first.
-
-    Args:
-        profile: a key of ``profiles.PROFILES``.
-        seeds: per row, by default the profile's.
-
-    Raises:
-        PlanError: unknown profile, or an impossible number of seeds.
-    """
+    """Every experiment of a profile of ``profiles.PROFILES``, those with a notebook first; arguments as there."""
     settings(profile, "mnist", seeds)
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")

@@ -91,12 +91,7 @@ SEEDS = {"full": 5}
 
 
 def settings(profile: str, data: str, seeds: int | None = None) -> Settings | None:
-    """A profile's settings on a data set; None: it has none.
-
-    Args:
-        profile: its name.
-        data: name of the data set.
-        seeds: per row, 0 … seeds - 1; by default the profile's.
+    """A profile's settings on a data set, with so many seeds a row or the profile's own; None: it has none.
 
     Raises:
         PlanError: unknown profile, or an impossible number of seeds.
@@ -106,7 +101,6 @@ def settings(profile: str, data: str, seeds: int | None = None) -> Settings | No
     seeds = SEEDS.get(profile, 1) if seeds is None else seeds
     if seeds < 1:
         raise PlanError(f"seeds = {seeds} is not possible: at least 1.")
-    entry = PROFILES[profile].get(data)
-    if entry is None:
+    if (entry := PROFILES[profile].get(data)) is None:
         return None
     return Settings(profile=profile, seeds=seeds, **{**entry, "data": DataConfig(name=data, **entry.get("data", {}))})
