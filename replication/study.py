@@ -89,11 +89,11 @@ class Study:
         """The reader's run, else the committed one, else None."""
         return self.store.find(run) or self.evidence.find(run)
 
-    def obtain(self, run: Run, progress: bool | None = None) -> StoredRun:
+    def obtain(self, run: Run) -> StoredRun:
         """The reader's run, else the committed one, else carried out now."""
-        return self.find(run) or carry_out([run], self, progress=progress)[0]
+        return self.find(run) or carry_out([run], self)[0]
 
-    def model(self, run: EncoderRun, progress: bool | None = None, exact: bool = False) -> nn.Module:
+    def model(self, run: EncoderRun, exact: bool = False) -> nn.Module:
         """The trained model of a run, from the reader's or the committed weights, else trained now.
 
         ``exact`` takes no rounded weights, since other runs are to be carried out on the model.
@@ -101,7 +101,7 @@ class Study:
         for store in (self.store, self.evidence):
             if store.has(run, weights=True, exact=exact):
                 return store.load_model(run)
-        carry_out([run], self, progress=progress)
+        carry_out([run], self)
         return self.store.load_model(run)
 
     @property

@@ -88,7 +88,7 @@ def test_rounded_weights_are_looked_at_and_never_carried_on_from(
     assert study.model(run).weight.dtype == torch.float32
     trained: list[Run] = []
 
-    def carry_out(runs: list[Run], study: Study, progress: bool | None) -> None:
+    def carry_out(runs: list[Run], study: Study) -> None:
         trained.extend(runs)
         store(study, *runs)
 
