@@ -1,7 +1,5 @@
 """The study's verbs of the command ``ksae``: ``reproduce | run | notebook | data | report``."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Callable
@@ -25,27 +23,24 @@ def add_verbs(commands: Any) -> None:
     )  # fmt: skip
     made.add_argument("--only", default="", help="experiments, separated by commas (default: all but NORB's)")
     made.add_argument("--jobs", type=_at_least_one, default=os.cpu_count() or 1, help="steps at a time")
-    made.add_argument("--force", action="store_true", help="carry out every run again")
-    _yes_or_no(made, "--stale", None, "stored runs of other code are carried out again, not with --update-evidence")
-    _yes_or_no(made, "--resume", True, "interrupted runs go on from their checkpoints")
     made.add_argument("snakemake", nargs="*", help="after --: further options of Snakemake")
-
-    made = _verb(
+    stale = "stored runs of other code are carried out again (default: yes, not with --update-evidence)"
+    made.add_argument("--stale", action=argparse.BooleanOptionalAction, help=stale)
+    run = _verb(
         commands, "run", _run, "Carry out runs, alike ones at once on a GPU, or list them.",
         "ksae run --list", "ksae run --profile paper train-k25-zeros-e5000-s0-6f165dd083",
     )  # fmt: skip
-    made.add_argument("run_id", nargs="*", help="as --list shows it")
-    made.add_argument("--list", action="store_true", help="list the profile's runs")
-    made.add_argument("--force", action="store_true", help="carry them out even if they are stored")
-    made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
-    _yes_or_no(made, "--resume", True, "interrupted runs go on from their checkpoints")
+    run.add_argument("run_id", nargs="*", help="as --list shows it")
+    run.add_argument("--list", action="store_true", help="list the profile's runs")
+    run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
+    for one in (made, run):
+        one.add_argument("--force", action="store_true", help="carry out again what is stored")
+        resume = "interrupted runs go on from their checkpoints (default: yes)"
+        one.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help=resume)
 
-    made = _verb(
-        commands, "notebook", _notebook, "Execute one notebook into the results folder.",
-        "ksae notebook 01_sparsity_sweep_filters --profile smoke",
-    )  # fmt: skip
+    example = "ksae notebook 01_sparsity_sweep_filters --profile smoke"
+    made = _verb(commands, "notebook", _notebook, "Execute one notebook into the results folder.", example)
     made.add_argument("name", help="file name in notebooks/ without .ipynb, or an experiment that has a notebook")
-
     made = _verb(
         commands, "report", _report, "Write tables, figures and README numbers from the stored runs.",
         "ksae report", "ksae report --check --verbose", "ksae report --profile paper --update-evidence",
@@ -55,6 +50,7 @@ def add_verbs(commands: Any) -> None:
 
     data = commands.add_parser("data", help="Look after the data.").add_subparsers(required=True, metavar="ACTION")
     check = data.add_parser("verify", help="check that MNIST's files are the published ones")
+    check.set_defaults(name="mnist")
     get = data.add_parser("get", help="fetch small NORB (263 MB), verified")
     get.add_argument("name", choices=["norb"], help="the data set")
     origin = get.add_mutually_exclusive_group()
@@ -63,26 +59,21 @@ def add_verbs(commands: Any) -> None:
     for parser in (check, get):
         parser.add_argument("--root", type=Path, help="folder of data sets (default: data/)")
         parser.set_defaults(command=_data)
-    check.set_defaults(name="mnist")
 
 
 def _verb(
     commands: Any, name: str, function: Callable[[argparse.Namespace], None], text: str, *examples: str
 ) -> argparse.ArgumentParser:
+    layout, epilog = argparse.RawDescriptionHelpFormatter, "\n  ".join(("examples:", *examples))
     made: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="examples:\n" + "\n".join(f"  {line}" for line in examples),
-    )  # fmt: skip
+        name, help=text, description=text, formatter_class=layout, epilog=epilog
+    )
     made.set_defaults(command=function)
     made.add_argument("--profile", default="quick", help="smoke, quick, paper, full or search (default: quick)")
     made.add_argument("--seeds", type=int, help="seeds per table row (default: the profile's)")
     made.add_argument("--results", type=Path, help="folder of your results (default: results/local)")
     made.add_argument("--update-evidence", action="store_true", help="write the committed runs, tables and notebooks")
     return made
-
-
-def _yes_or_no(made: argparse.ArgumentParser, name: str, default: bool | None, text: str) -> None:
-    made.add_argument(name, action=argparse.BooleanOptionalAction, default=default, help=f"{text} (default: yes)")
 
 
 def _at_least_one(text: str) -> int:

@@ -1,7 +1,5 @@
 """Digest of code: the import closure of modules as syntax trees, without docstrings and comments."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 from collections.abc import Collection, Iterator

@@ -1,7 +1,5 @@
 """Carrying out runs of the study: a batch of alike runs trained at once or in turn, measured and stored."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """One workflow at a time on a folder of results, and no step that outlives its workflow."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import threading

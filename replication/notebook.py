@@ -1,7 +1,5 @@
 """Executing notebooks with papermill, strictly: what papermill only warns of is an error here."""
 
-from __future__ import annotations
-
 import ast
 import os
 from collections.abc import Iterator, Mapping

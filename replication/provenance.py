@@ -1,7 +1,5 @@
 """Where a number comes from: hardware, versions, commit, time and memory, stored with every run."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

@@ -1,7 +1,5 @@
 """A run of the study, its id, and the store: one folder a run, found by its id, whole or absent."""
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import hashlib
@@ -76,7 +74,7 @@ class EncoderRun(_Run):
 
     step = "train"
     method: Method
-    below: EncoderRun | None = None
+    below: "EncoderRun | None" = None
     """The first layer of a deep net (section 4.6)."""
     below_alpha: float | None = None
     """Codes of a k-sparse encoder below keep the αk largest."""

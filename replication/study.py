@@ -1,7 +1,5 @@
 """A profile of the study with its runs: the committed evidence, read-only, and the reader's own store beside it."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar

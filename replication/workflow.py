@@ -1,13 +1,11 @@
 """What Snakemake is told: batches of alike runs that are to be carried out, and the notebooks that show them."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 
@@ -60,7 +58,7 @@ class Workflow:
         self.notebooks = {one.executed: one for one in self.experiments if one.executed}
 
     @classmethod
-    def from_environment(cls) -> Workflow:
+    def from_environment(cls) -> Self:
         """The workflow that ``run_workflow`` asked for; by default profile ``quick``."""
         request: dict[str, Any] = {"profile": "quick", "seeds": None} | json.loads(os.environ.get(_REQUEST, "{}"))
         return cls(Study(request.pop("profile"), request.pop("seeds")), **request)

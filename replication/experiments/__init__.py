@@ -1,7 +1,5 @@
 """The experiments of the study, one short file each: a new figure or table is a new file here, found by itself."""
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What an experiment of the study is: rows, searches and sweeps of runs, written with a profile's settings."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace

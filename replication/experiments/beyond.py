@@ -1,7 +1,5 @@
 """Rows of Tables 1 and 3 that the paper does not have, and the classic sparse autoencoder beside the k-sparse one."""
 
-from __future__ import annotations
-
 from replication.experiments.base import Experiment, Settings, experiment
 from replication.experiments.chosen import method, net_row, row
 

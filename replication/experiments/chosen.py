@@ -1,7 +1,5 @@
 """What every row is: settings that validation chose on MNIST and on NORB's stand-in; ``search.py`` has the trials."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 from replication.experiments.base import Row, Settings

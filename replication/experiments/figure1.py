@@ -1,7 +1,5 @@
 """Figure 1: MNIST filters at k = 70, 40, 25 and 10 (section 4.3), and other starts at k = 25."""
 
-from __future__ import annotations
-
 from replication.experiments.base import Experiment, Settings, experiment
 from replication.experiments.chosen import fixed_k, method
 

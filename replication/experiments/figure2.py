@@ -1,7 +1,5 @@
 """Figure 2: NORB filters at k = 200, 150 and 50 (section 4.3)."""
 
-from __future__ import annotations
-
 from replication.experiments.base import Experiment, Settings, experiment
 
 

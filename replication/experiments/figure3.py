@@ -1,7 +1,5 @@
 """Figure 3: filters of natural image patches at k = 50 (section 4.3)."""
 
-from __future__ import annotations
-
 from replication.experiments.base import Experiment, Settings, experiment
 
 

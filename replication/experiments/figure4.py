@@ -1,7 +1,5 @@
 """Figure 4: hidden activities of four models (section 4.3)."""
 
-from __future__ import annotations
-
 from replication.experiments.base import Experiment, Settings, experiment
 from replication.experiments.chosen import method
 

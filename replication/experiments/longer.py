@@ -1,7 +1,5 @@
 """Longer runs of k = 25: error against the number of epochs, and the best of the sweeps at 100 epochs."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from replication.experiments.base import Experiment, Settings, experiment

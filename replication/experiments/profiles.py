@@ -1,7 +1,5 @@
 """The profiles: how much data, how many epochs and seeds; what differs from the paper's settings, by data set."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from replication.data.base import DataConfig

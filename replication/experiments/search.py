@@ -1,7 +1,5 @@
 """The search for every method's settings: eight trials each, and four of each net's fine-tuning; validation chooses."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Sweeps: what moves the error of k = 25, one setting changed at a time or a few together, on part of the data."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any

@@ -1,7 +1,5 @@
 """Table 2: logistic regression on frozen NORB features (section 4.4)."""
 
-from __future__ import annotations
-
 from replication.experiments.base import Experiment, Settings, experiment
 from replication.experiments.chosen import row
 

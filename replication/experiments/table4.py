@@ -1,7 +1,5 @@
 """Table 4: NORB nets pre-trained and fine-tuned (sections 4.5 and 4.6)."""
 
-from __future__ import annotations
-
 from replication.experiments.base import Experiment, Settings, experiment
 from replication.experiments.chosen import net_row
 
