@@ -28,7 +28,7 @@ for batch in WORK.batches:
         output:
             update(batch.files),
         # Others wait for encoders, so that the last steps are short ones and no core is idle.
-        priority: 5 if batch.trains else 0
+        priority: 5 if batch.name.startswith("train") else 0
         threads: 1
         resources:
             gpu=1,

@@ -123,7 +123,7 @@ def _run(options: argparse.Namespace) -> None:
     try:
         carry_out(todo, study, device=options.device, resume=options.resume)
     except ValueError as error:
-        raise PlanError(f"{' '.join(run.run_id for run in todo)} cannot be carried out: {error}") from error
+        raise PlanError(f"{' '.join(options.run_id)} cannot be carried out: {error}") from error
     for run in runs:
         committed = None if study.updates_evidence else study.evidence.find(run)
         print(_line(study.store.read(run.run_id), committed))

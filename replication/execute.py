@@ -166,7 +166,6 @@ def alike(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def _dense(method: Method, model: nn.Module, x: np.ndarray, alpha: float = 1.0) -> np.ndarray:
-    """Codes as an array (shape: [examples, units])."""
     codes = method.codes(model, x, method.code_mode(), (alpha,))[0]
     return codes if isinstance(codes, np.ndarray) else codes.toarray()
 
@@ -180,18 +179,17 @@ def _describe(
         results["loss"] = float(history["loss"].iloc[-1])
     if run.method.kind == "train" and isinstance(model, KSparseAutoencoder):
         live = metrics.live_units(model, x)
-        weight = model.weight.detach()
-        coherence, mean_coherence = metrics.mutual_coherence(weight[live])
+        atoms = model.weight.detach()[live]
+        coherence, mean_coherence = metrics.mutual_coherence(atoms)
         results |= {
             "live_units": int(live.sum()),
             "live_units_set": "training images",
             "validation": metrics.reconstruction_report(model, held_out),
-            "effective_area_median": float(np.median(metrics.effective_area(weight.numpy()[live]))),
+            "effective_area_median": float(np.median(metrics.effective_area(atoms.numpy()))),
             "mutual_coherence": coherence,
             "mean_coherence": mean_coherence,
         }
-        data = load_data(run.data)
-        if data.is_colour:
-            results["gabor"] = gabor_report(weight.numpy()[live], data.image_shape)
+        if (data := load_data(run.data)).is_colour:
+            results["gabor"] = gabor_report(atoms.numpy(), data.image_shape)
     results["sparsity"] = metrics.sparsity_measures(_dense(run.method, model, held_out))
     return results

@@ -1,6 +1,7 @@
 """A profile of the study with its runs: the committed evidence, read-only, and the reader's own store beside it."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -8,7 +9,7 @@ from torch import nn
 
 from replication.execute import carry_out
 from replication.experiments import experiments
-from replication.experiments.base import Experiment, PlanError, Point, Row, Search, Sweep
+from replication.experiments.base import Experiment, PlanError, Row, Search, Sweep
 from replication.runs import EncoderRun, Run, RunStore, StoredRun
 
 T = TypeVar("T")
@@ -110,24 +111,24 @@ class Study:
     def rows(self, table: int, data: str | None = None) -> list[Shown]:
         """The rows of the paper's table of that number, on one data set or any, with every finished run of any seed."""
         return [
-            Shown(row, self._stored(self.evidence, row), [] if self.updates_evidence else self._stored(self.store, row))
+            Shown(row, self._all(self.evidence, row.at), [] if self.updates_evidence else self._all(self.store, row.at))
             for one in self.experiments
             for row in one.rows
             if row.table == table and data in (None, row.data.name)
         ]
 
     @staticmethod
-    def _stored(store: RunStore, row: Row | Point) -> list[StoredRun]:
-        runs = {run.run_id: run for run in (row.at(seed) for seed in store.seeds())}
+    def _all(store: RunStore, at: Callable[[int], Run]) -> list[StoredRun]:
+        runs = {run.run_id: run for run in map(at, store.seeds())}
         return [stored for run in runs.values() if (stored := store.find(run)) is not None]
 
     def sweeps(self) -> list[tuple[str, Sweep, Any, list[StoredRun]]]:
         """Experiment and value of each setting that was changed alone, with its committed or own runs."""
         return [
-            (one.name, sweep, point.value, self._stored(self.evidence, point) or self._stored(self.store, point))
+            (one.name, sweep, value, self._all(self.evidence, at) or self._all(self.store, at))
             for one in self.experiments
             for sweep in one.sweeps
-            for point in sweep.points
+            for value, at in sweep.points
         ]
 
     def searches(self) -> list[tuple[Search, list[StoredRun | None]]]:

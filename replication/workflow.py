@@ -13,7 +13,7 @@ from ksae_lib.io import KsaeError
 from replication.execute import alike
 from replication.experiments.base import Experiment
 from replication.lock import owner
-from replication.runs import EncoderRun, Run, requires
+from replication.runs import Run, requires
 from replication.study import Study, project_root
 
 _REQUEST = "KSAE_WORKFLOW"
@@ -21,8 +21,6 @@ _SNAKEMAKE = (
     "--resources gpu=1 --rerun-incomplete --keep-incomplete --nolock --keep-going --scheduler greedy "
     "--quiet rules host --rerun-triggers mtime"
 )
-_AT_ONCE_GPU, _AT_ONCE_SMOKE, _AT_ONCE = 64, 16, 2
-"""Runs of a batch: a GPU trains them together; a processor one after the other, so that few leave no core idle."""
 
 
 class WorkflowError(KsaeError):
@@ -37,7 +35,6 @@ class Batch(NamedTuple):
     files: list[str]
     needs: list[str]
     """Files of other runs."""
-    trains: bool
 
 
 class Workflow:
@@ -81,15 +78,15 @@ def _file(run_id: str) -> str:
 
 
 def _batches(study: Study, runs: Sequence[Run]) -> Iterable[Batch]:
-    on_gpu = torch.cuda.is_available()
-    most = _AT_ONCE_GPU if on_gpu else _AT_ONCE_SMOKE if study.profile == "smoke" else _AT_ONCE
+    # A GPU trains the runs of a batch together; a processor one after the other, so that few leave no core idle.
+    most = 64 if torch.cuda.is_available() else 16 if study.profile == "smoke" else 2
     for number, group in enumerate(alike(runs)):
         for start in range(0, len(group), most):
             batch = group[start : start + most]
             names = [run.run_id for run in batch]
             needs = dict.fromkeys(_file(one.run_id) for run in batch for one in requires(run))
-            step = f"{names[0].partition('-')[0]}_{number}_{start // most}"
-            yield Batch(step, names, [_file(name) for name in names], list(needs), isinstance(batch[0], EncoderRun))
+            title = f"{batch[0].step}_{number}_{start // most}"
+            yield Batch(title, names, [_file(name) for name in names], list(needs))
 
 
 def run_workflow(

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from ksae_lib.io import KsaeError
 from replication.data.base import DataConfig
@@ -60,13 +60,6 @@ class Search:
     trials: tuple[tuple[dict[str, Any], Supervised], ...]
 
 
-class Point(NamedTuple):
-    """A value of a setting, and how to get the run of each seed."""
-
-    value: Any
-    at: Callable[[int], ReadoutRun]
-
-
 @dataclass(frozen=True)
 class Sweep:
     """One setting of a base run changed at a time, or several together."""
@@ -74,7 +67,8 @@ class Sweep:
     factor: str
     base: Any
     """The value the base run has; of several settings, that none is changed."""
-    points: tuple[Point, ...]
+    points: tuple[tuple[Any, Callable[[int], ReadoutRun]], ...]
+    """Each value, and how to get the run of a seed."""
     seeds: int
 
 
@@ -107,15 +101,14 @@ class Experiment:
     @property
     def executed(self) -> str | None:
         """Name of the executed notebook: its own, and the data's if it is not executed on MNIST alone."""
-        own = self.data in ("mnist", "patches")
-        return self.notebook and (self.notebook if own else f"{self.notebook}_{self.data}")
+        return self.notebook and self.notebook + ("" if self.data in ("mnist", "patches") else f"_{self.data}")
 
     def runs(self) -> list[Run]:
         """Every run the experiment needs, encoders before what is fitted on them, without repetition."""
         wanted: list[Run] = [*self.filters, *self.models.values()]
         wanted += [run for row in self.rows for run in row.runs]
         wanted += [*self.curve, *(run for search in self.searches for _, run in search.trials)]
-        wanted += [p.at(seed) for sweep in self.sweeps for p in sweep.points for seed in range(sweep.seeds)]
+        wanted += [at(seed) for sweep in self.sweeps for _, at in sweep.points for seed in range(sweep.seeds)]
         return list({run.run_id: run for last in wanted for run in (*requires(last), last)}.values())
 
 
