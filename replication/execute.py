@@ -89,13 +89,10 @@ def _readouts(runs: Sequence[ReadoutRun], study: Home, device: Device) -> Iterat
         started = time.perf_counter()
         found = evaluate(data, method, model, run.readout, device)
         results = {
-            "encoder_run": None if encoder is None else encoder.run_id,
-            "code_mode": None if encoder is None else found.code_mode,
-            "selected": found.selected,
-            "validation_error": found.validation_error,
-            "test_error": found.test_error,
+            "encoder_run": encoder and encoder.run_id,
+            "code_mode": encoder and found.code_mode,
             "test_images": len(data.test_y),
-            "test_mistakes": found.test_mistakes,
+            **{name: getattr(found, name) for name in ("selected", "validation_error", "test_error", "test_mistakes")},
         }
         yield _Found(time.perf_counter() - started, results, found.trials)
 
@@ -117,11 +114,7 @@ def _inputs(run: EncoderRun, study: Home) -> tuple[np.ndarray, np.ndarray]:
 def carry_out(runs: Sequence[Run], study: Home, *, device: Device = "auto", resume: bool = True) -> list[StoredRun]:
     """Carry out runs and store them in the study's store; alike ones are trained at once where there is a GPU.
 
-    Args:
-        runs: what to carry out.
-        study: whose store gets them; encoders that a run needs and that have no weights are trained first.
-        device: ``auto`` takes a GPU where torch sees one; ``cpu``, ``cuda``.
-        resume: go on from checkpoints of interrupted runs.
+    Encoders that a run needs and that have no weights are trained first. ``resume`` goes on from checkpoints.
 
     Raises:
         DivergenceError: runs diverged; the others are stored.

@@ -22,11 +22,7 @@ class BusyError(KsaeError):
 
 @contextmanager
 def owner(folder: Path) -> Iterator[None]:
-    """Hold a folder of results; started steps learn of it through the environment.
-
-    Raises:
-        BusyError: another workflow holds it, or steps of one that was killed do not end.
-    """
+    """Hold a folder of results, which started steps learn from the environment; a ``BusyError`` if it is held."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
     busy = BusyError(f"Another 'ksae reproduce' is at work on {folder}: wait for it or stop it.")

@@ -23,9 +23,7 @@ class NotebookError(KsaeError):
 def execute_notebook(
     source: Path, output: Path, parameters: dict[str, Any], environment: Mapping[str, str] | None = None
 ) -> Path:
-    """Execute a parameterized notebook and store it whole, without times, host names or absolute paths.
-
-    A process executes one at a time.
+    """Execute a parameterized notebook, one at a time, and store it whole, without times and absolute paths.
 
     Args:
         source: notebook with one cell tagged ``parameters``.
@@ -34,8 +32,7 @@ def execute_notebook(
         environment: folders for its kernel, absolute, by the name of their variable.
 
     Raises:
-        NotebookError: missing file or tag, unknown name, wrong type, an error in a cell, a dead kernel, or an
-            absolute path in the output.
+        NotebookError: a notebook or parameter that cannot be used, an error in a cell, a dead kernel, absolute paths.
     """
     import nbformat
     import papermill
@@ -45,7 +42,7 @@ def execute_notebook(
     if not source.exists():
         raise NotebookError(f"{source.name} is missing in {source.parent.name}/.")
     check_parameters(source, parameters)
-    folders = {} if environment is None else dict(environment)
+    folders = dict(environment or {})
     with atomic_path(output) as temporary, patch.dict(os.environ, folders), _scratch() as folder:
         # A kernel that dies leaves cells that look complete, so a last cell must say that it was reached.
         notebook = nbformat.read(source, as_version=4)
@@ -55,13 +52,10 @@ def execute_notebook(
         # Kernels that start together race for TCP ports; a socket in a folder of its own is nobody else's.
         transport = Config(KernelManager={"transport": "ipc", "ip": f"{folder}/kernel"})
         # The signal that ends a kernel can reach it at work on its last message, which it would log as an error.
-        quiet = ["--log-level=CRITICAL"]
+        how = {"kernel_name": "python3", "config": transport, "extra_arguments": ["--log-level=CRITICAL"]}
+        how |= {"progress_bar": False, "start_timeout": 300, "iopub_timeout": 120, "coalesce_streams": True}
         try:
-            executed = papermill.execute_notebook(
-                watched, None, parameters, kernel_name="python3", progress_bar=False, cwd=project_root(),
-                start_timeout=300, iopub_timeout=120, config=transport, coalesce_streams=True,
-                extra_arguments=quiet,
-            )  # fmt: skip
+            executed = papermill.execute_notebook(watched, None, parameters, cwd=project_root(), **how)
         except PapermillExecutionError as error:
             where = f"{source.name} failed in cell {error.exec_count}"
             raise NotebookError(f"{where}: {error.ename}: {error.evalue}") from error

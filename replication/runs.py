@@ -51,6 +51,8 @@ class StoreError(KsaeError):
 @dataclass(frozen=True, kw_only=True)
 class _Run:
     step: ClassVar[str]
+    _name: ClassVar[Any]
+    """The readable part of the id."""
     data: DataConfig = field(default_factory=DataConfig)
 
     @cached_property
@@ -60,9 +62,12 @@ class _Run:
         return f"{self.step}-{self._name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
     @property
-    def _name(self) -> str:
-        """The readable part of the id."""
-        raise NotImplementedError
+    def seed(self) -> int | None:
+        """Seed of a net or of an encoder, None where chance has no part."""
+        if isinstance(self, FinetuneRun):
+            return self.finetune.seed
+        encoder = self.encoder if isinstance(self, ReadoutRun) else self
+        return encoder.method.seed if isinstance(encoder, EncoderRun) and encoder.method.uses_seed else None
 
     def _named(self, what: str) -> str:
         return what if self.data.name == "mnist" else f"{self.data.name}-{what}"
@@ -80,11 +85,6 @@ class EncoderRun(_Run):
     """Codes of a k-sparse encoder below keep the αk largest."""
 
     @property
-    def seed(self) -> int | None:
-        """Seed of the method, None where chance has no part."""
-        return self.method.seed if self.method.uses_seed else None
-
-    @property
     def _name(self) -> str:
         upper = "" if self.below is None else "upper-"
         return self._named(f"{upper}{self.method.label}-s{self.method.seed}")
@@ -99,11 +99,6 @@ class ReadoutRun(_Run):
     readout: ReadoutConfig = field(default_factory=ReadoutConfig)
 
     @property
-    def seed(self) -> int | None:
-        """Seed of the encoder, None where chance has no part."""
-        return None if self.encoder is None else self.encoder.seed
-
-    @property
     def _name(self) -> str:
         return self._named("pixels") if self.encoder is None else self.encoder._name
 
@@ -115,11 +110,6 @@ class FinetuneRun(_Run):
     step = "finetune"
     encoder: EncoderRun | None = None
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
-
-    @property
-    def seed(self) -> int:
-        """Seed of the net."""
-        return self.finetune.seed
 
     @property
     def _name(self) -> str:
@@ -190,9 +180,7 @@ def _unsaid(settings: dict[str, Any]) -> dict[str, Any]:
 def digest_of(run: Run, engine: str | None = None) -> str:
     """Digest of the code whose change could change this run: of the readout's solver, readouts and not encoders.
 
-    Args:
-        run: the run.
-        engine: that trained an encoder: the code of the others does not count.
+    The ``engine`` is the one that trained an encoder: the code of the others does not count.
     """
     encoders = [*requires(run), *([run] if isinstance(run, EncoderRun) else [])]
     roots = {type(one.method).__module__ for one in encoders} | {DATASETS[run.data.name].load.__module__}
@@ -215,8 +203,7 @@ class StoredRun:
     @property
     def is_current(self) -> bool:
         """Whether the run is of the code that is here."""
-        said = self.metrics.get("code_digest")
-        return said is not None and said == digest_of(self.run, self.metrics.get("engine"))
+        return self.metrics.get("code_digest") == digest_of(self.run, self.metrics.get("engine"))
 
 
 class RunStore:

@@ -75,9 +75,8 @@ class Study:
     def run(self, run_id: str) -> Run:
         """The planned run with that id; a ``PlanError`` if there is none."""
         found = [run for one in self.experiments for run in one.runs() if run.run_id == run_id]
-        where = f"profile {self.profile} with {self.seeds or 'its'} seeds"
         advice = f"'ksae run --profile {self.profile} --list' lists those there are"
-        return _first(found, f"There is no run {run_id!r} in {where}: {advice}.")
+        return _first(found, f"There is no run {run_id!r} in profile {self.profile} with these seeds: {advice}.")
 
     def is_due(self, run: Run, stale: bool = True) -> bool:
         """Whether the study's own store lacks the run, or, if ``stale`` counts, has one of other code."""

@@ -95,17 +95,14 @@ def run_workflow(
     """Bring a study's store and notebooks up to date with Snakemake, in this process.
 
     Args:
-        study: the profile and its folders.
-        only: experiments or notebooks, separated by commas; empty: all but NORB's.
+        study, only: the profile; experiments or notebooks, separated by commas, empty for all but NORB's.
         jobs: steps at a time.
         force, stale: carry out every run again, or stored runs of other code.
         resume: go on from checkpoints.
         extra: further options of Snakemake, for example of an executor for a cluster.
 
     Raises:
-        PlanError: a name in ``only`` is unknown.
-        BusyError: another workflow is at work on the same folder.
-        WorkflowError: a step failed.
+        PlanError, BusyError, WorkflowError: an unknown name, another workflow on the folder, a failed step.
     """
     from snakemake.cli import main
 

@@ -37,9 +37,9 @@ class Row:
     """Key of the paper's figure in ``data/paper/reported.csv``, if it has one."""
 
     @property
-    def runs(self) -> tuple[Supervised, ...]:
+    def runs(self) -> list[Supervised]:
         """The planned runs, one a seed."""
-        return tuple(self.at(seed) for seed in range(self.seeds))
+        return [self.at(seed) for seed in range(self.seeds)]
 
     @property
     def data(self) -> DataConfig:
@@ -140,34 +140,22 @@ class Settings:
         profile = self.train if kind is KSparse else self.baseline
         return kind(**{**{key: value for key, value in profile.items() if key in known}, **changes})
 
-    def encoder(
-        self, method: Method, seed: int = 0, below: EncoderRun | None = None, alpha: float | None = None
-    ) -> EncoderRun:
-        """The run of an encoder; above another it sees the αk largest codes of that."""
-        seeded: Method = replace(cast("Any", method), seed=seed)
-        return EncoderRun(method=seeded, data=self.data, below=below, below_alpha=None if below is None else alpha)
+    def encoder(self, method: Method, seed: int = 0, **below: Any) -> EncoderRun:
+        """The run of an encoder, on the data or on codes of another ``below``."""
+        return EncoderRun(method=replace(cast("Any", method), seed=seed), data=self.data, **below)
 
     def readout_run(self, method: Method | None, seed: int = 0, **changes: Any) -> ReadoutRun:
         """The readout of an encoder, or of raw pixels."""
-        dense = {} if method is None or method.has_alpha else self.dense_readout
+        dense = self.dense_readout if method and not method.has_alpha else {}
         settings = ReadoutConfig(**{**self.readout, **dense, **changes})
-        encoder = None if method is None else self.encoder(method, seed)
-        return ReadoutRun(data=self.data, encoder=encoder, readout=settings)
+        return ReadoutRun(data=self.data, encoder=self.encoder(method, seed) if method else None, readout=settings)
 
     def readout_row(
-        self,
-        key: str,
-        table: int,
-        name: str,
-        variant: str,
-        method: Method | None,
-        paper: str | None = None,
-        **changes: Any,
+        self, key: str, table: int, name: str, variant: str, method: Method | None, paper: str = "", **changes: Any
     ) -> Row:
         """A row of Table 1 or 2, on raw pixels without a method; ``paper`` is the paper's key if it is another."""
         seeds = self.seeds if method is not None and method.uses_seed else 1
-        at = partial(self.readout_run, method, **changes)
-        return Row(key, table, name, variant, at, seeds, paper or key)
+        return Row(key, table, name, variant, partial(self.readout_run, method, **changes), seeds, paper or key)
 
     def tuned_row(self, key: str, table: int, name: str, variant: str, layers: Sequence[Method], **changes: Any) -> Row:
         """A row of Table 3 or 4; without layers the net starts from random weights."""
@@ -176,7 +164,8 @@ class Settings:
             tuned = FinetuneConfig(**{**self.finetune, **changes, "seed": seed})
             encoder: EncoderRun | None = None
             for method in layers:
-                encoder = self.encoder(method, seed, encoder, tuned.alpha)
+                below = {"below": encoder, "below_alpha": tuned.alpha} if encoder else {}
+                encoder = self.encoder(method, seed, **below)
             return FinetuneRun(data=self.data, encoder=encoder, finetune=tuned)
 
         return Row(key, table, name, variant, at, self.seeds, key)

@@ -9,8 +9,6 @@ def beyond(s: Settings) -> Experiment:
     """Large k, other sparse codes, and two rows that learn nothing or nothing but variance."""
     rows = [row(s, key) for key in ("k100", "relu", "kl_sparse", "dbn", "random_k", "pca")]
     rows += [net_row(s, key) for key in ("at_once", "dbn")]
-    models = {"KL-sparse, ρ = 0.05": "kl_sparse", "k-sparse, k = 25": "k25"}
-    return Experiment(
-        shown_in=("table1", "table3", "figure4"), rows=tuple(rows),
-        models={name: s.encoder(method(s, key)) for name, key in models.items()},
-    )  # fmt: skip
+    shown = {"KL-sparse, ρ = 0.05": "kl_sparse", "k-sparse, k = 25": "k25"}
+    models = {name: s.encoder(method(s, key)) for name, key in shown.items()}
+    return Experiment(shown_in=("table1", "table3", "figure4"), rows=tuple(rows), models=models)

@@ -29,10 +29,8 @@ _K_SPARSE: Trials = [
 
 
 def _search(s: Settings, build: Callable[..., Row], trials: dict[str, Trials]) -> tuple[Search, ...]:
-    return tuple(
-        Search(build(s, key), tuple((trial, build(s, key, **trial).at(0)) for trial in of_row))
-        for key, of_row in trials.items()
-    )
+    tried = {key: [(trial, build(s, key, **trial).at(0)) for trial in of_row] for key, of_row in trials.items()}
+    return tuple(Search(build(s, key), tuple(of_row)) for key, of_row in tried.items())
 
 
 @experiment("search", "search")
