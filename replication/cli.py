@@ -176,8 +176,7 @@ def _report(options: argparse.Namespace) -> None:
     options.update_evidence |= options.check
     study = _study(options)
     if not options.check:
-        for path in write_report(study):
-            print(os.path.relpath(path))
+        print("\n".join(map(os.path.relpath, write_report(study))))
         return
     total, others = code_state(study.evidence)
     print(f"{study.profile}: {len(others)} of {total} committed runs are of other code than what is here.")

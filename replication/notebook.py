@@ -1,6 +1,7 @@
 """Executing notebooks with papermill, strictly: what papermill only warns of is an error here."""
 
 import ast
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,6 @@ from ksae_lib.io import KsaeError, atomic_path, sweep, temporary_prefix
 from replication.study import project_root
 
 _SENTINEL = "reached the end of the notebook"
-_VOLATILE = ("papermill", "execution", "widgets")
 
 
 class NotebookError(KsaeError):
@@ -92,9 +92,8 @@ def check_parameters(source: Path, parameters: dict[str, Any]) -> None:
 
 def _tidy(notebook: Any) -> None:
     """Remove what changes from one execution to the next: times, paths, widget state."""
-    for holder in (notebook, *notebook.cells):
-        for key in _VOLATILE:
-            holder.metadata.pop(key, None)
+    for holder, key in itertools.product((notebook, *notebook.cells), ("papermill", "execution", "widgets")):
+        holder.metadata.pop(key, None)
     notebook.metadata.get("language_info", {}).pop("version", None)
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"

@@ -85,7 +85,6 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
         "toy_norb": _norb_quick(**_sizes(2_500, 1_434, 500, share=3)),
     },
 }  # fmt: skip
-SEEDS = {"full": 5}
 
 
 def settings(profile: str, data: str, seeds: int | None = None) -> Settings | None:
@@ -96,7 +95,7 @@ def settings(profile: str, data: str, seeds: int | None = None) -> Settings | No
     """
     if profile not in PROFILES:
         raise PlanError(f"There is no profile {profile!r}: choose one of {', '.join(PROFILES)}.")
-    seeds = SEEDS.get(profile, 1) if seeds is None else seeds
+    seeds = (5 if profile == "full" else 1) if seeds is None else seeds
     if seeds < 1:
         raise PlanError(f"seeds = {seeds} is not possible: at least 1.")
     if (entry := PROFILES[profile].get(data)) is None:

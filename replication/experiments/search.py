@@ -17,10 +17,7 @@ _AUTOENCODER: Trials = [
     *combinations(visible=("linear",), learning_rate=(0.0003, 0.001, 0.003, 0.01)),
     *combinations(visible=("sigmoid",), learning_rate=(0.001, 0.003, 0.01, 0.03)),
 ]
-_KL: Trials = [
-    *combinations(learning_rate=(0.03,), beta=(0.3, 1.0)),
-    *combinations(learning_rate=(0.1, 0.3), beta=(0.1, 0.3, 1.0)),
-]
+_KL: Trials = combinations(learning_rate=(0.03, 0.1, 0.3), beta=(0.1, 0.3, 1.0))[1:]
 _K_SPARSE: Trials = [
     *combinations(bias_init=("zeros", "centered"), activation=("linear", "relu")),
     *combinations(bias_init=("centered",), activation=("linear",), learning_rate=(0.003, 0.02)),

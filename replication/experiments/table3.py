@@ -3,11 +3,10 @@
 from replication.experiments.base import Experiment, Settings, experiment
 from replication.experiments.chosen import net_row
 
-_KEYS = ("none", "rbm", "dropout", "denoising", "deep_dropout", "k_sparse", "deep_k_sparse")
-
 
 @experiment("table3", "smoke", "quick", "paper", "full")
 def table3(s: Settings) -> Experiment:
     """The paper's seven rows."""
-    rows = tuple(net_row(s, key) for key in _KEYS)
+    keys = ("none", "rbm", "dropout", "denoising", "deep_dropout", "k_sparse", "deep_k_sparse")
+    rows = tuple(net_row(s, key) for key in keys)
     return Experiment(notebook="03_mnist_finetuning_table", figures=("finetuning_error_against_epochs",), rows=rows)
