@@ -30,12 +30,12 @@ for batch in WORK.batches:
         output:
             update(batch.files),
         # Others wait for encoders, so that the last steps are short ones and no core is idle.
-        priority: 5 if batch.trains else 0
+        priority: 5 if batch.name.startswith("train") else 0
         threads: 1
         resources:
             gpu=int(torch.cuda.is_available()),
         params:
-            command=step("run", *batch.runs) + " " + WORK.options,
+            command=step("run", *batch.runs, *WORK.options, *WORK.how),
         shell:
             "NUMBA_NUM_THREADS={threads} {params.command}"
 
@@ -51,6 +51,6 @@ for name, one in WORK.notebooks.items():
             update(f"notebooks/{name}.ipynb"),
         priority: 10
         params:
-            command=step("notebook", name) + " " + WORK.options.replace("--force", ""),
+            command=step("notebook", name, *WORK.options),
         shell:
             "NUMBA_NUM_THREADS={threads} {params.command}"

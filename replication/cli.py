@@ -1,7 +1,5 @@
 """The study's verbs of the command ``ksae``: ``reproduce | run | notebook | data | report``."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Callable
@@ -15,8 +13,6 @@ from replication.lock import follow_owner
 from replication.runs import StoredRun
 from replication.study import Study, project_root
 
-Verb = Callable[[argparse.Namespace], None]
-
 
 def add_verbs(commands: Any) -> None:
     """Add the study's verbs to the command's parser; called through the entry point ``ksae.verbs``."""
@@ -27,27 +23,24 @@ def add_verbs(commands: Any) -> None:
     )  # fmt: skip
     made.add_argument("--only", default="", help="experiments, separated by commas (default: all but NORB's)")
     made.add_argument("--jobs", type=_at_least_one, default=os.cpu_count() or 1, help="steps at a time")
-    made.add_argument("--force", action="store_true", help="carry out every run again")
-    _yes_or_no(made, "--stale", None, "stored runs of other code are carried out again, not with --update-evidence")
-    _yes_or_no(made, "--resume", True, "interrupted runs go on from their checkpoints")
     made.add_argument("snakemake", nargs="*", help="after --: further options of Snakemake")
-
-    made = _verb(
+    stale = "stored runs of other code are carried out again (default: yes, not with --update-evidence)"
+    made.add_argument("--stale", action=argparse.BooleanOptionalAction, help=stale)
+    run = _verb(
         commands, "run", _run, "Carry out runs, alike ones at once on a GPU, or list them.",
         "ksae run --list", "ksae run --profile paper train-k25-zeros-e5000-s0-6f165dd083",
     )  # fmt: skip
-    made.add_argument("run_id", nargs="*", help="as --list shows it")
-    made.add_argument("--list", action="store_true", help="list the profile's runs")
-    made.add_argument("--force", action="store_true", help="carry them out even if they are stored")
-    made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
-    _yes_or_no(made, "--resume", True, "interrupted runs go on from their checkpoints")
+    run.add_argument("run_id", nargs="*", help="as --list shows it")
+    run.add_argument("--list", action="store_true", help="list the profile's runs")
+    run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
+    for one in (made, run):
+        one.add_argument("--force", action="store_true", help="carry out again what is stored")
+        resume = "interrupted runs go on from their checkpoints (default: yes)"
+        one.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help=resume)
 
-    made = _verb(
-        commands, "notebook", _notebook, "Execute one notebook into the results folder.",
-        "ksae notebook 01_sparsity_sweep_filters --profile smoke",
-    )  # fmt: skip
+    example = "ksae notebook 01_sparsity_sweep_filters --profile smoke"
+    made = _verb(commands, "notebook", _notebook, "Execute one notebook into the results folder.", example)
     made.add_argument("name", help="file name in notebooks/ without .ipynb, or an experiment that has a notebook")
-
     made = _verb(
         commands, "report", _report, "Write tables, figures and README numbers from the stored runs.",
         "ksae report", "ksae report --check --verbose", "ksae report --profile paper --update-evidence",
@@ -57,21 +50,24 @@ def add_verbs(commands: Any) -> None:
 
     data = commands.add_parser("data", help="Look after the data.").add_subparsers(required=True, metavar="ACTION")
     check = data.add_parser("verify", help="check that MNIST's files are the published ones")
+    check.set_defaults(name="mnist")
     get = data.add_parser("get", help="fetch small NORB (263 MB), verified")
     get.add_argument("name", choices=["norb"], help="the data set")
     origin = get.add_mutually_exclusive_group()
     origin.add_argument("--base-url", help="address of a folder that has the files, tried before the official ones")
     origin.add_argument("--from", dest="source", type=Path, help="copy from this folder or MATLAB file instead")
-    for parser, function in ((check, _data_verify), (get, _data_get)):
+    for parser in (check, get):
         parser.add_argument("--root", type=Path, help="folder of data sets (default: data/)")
-        parser.set_defaults(command=function)
+        parser.set_defaults(command=_data)
 
 
-def _verb(commands: Any, name: str, function: Verb, text: str, *examples: str) -> argparse.ArgumentParser:
+def _verb(
+    commands: Any, name: str, function: Callable[[argparse.Namespace], None], text: str, *examples: str
+) -> argparse.ArgumentParser:
+    layout, epilog = argparse.RawDescriptionHelpFormatter, "\n  ".join(("examples:", *examples))
     made: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="examples:\n" + "\n".join(f"  {line}" for line in examples),
-    )  # fmt: skip
+        name, help=text, description=text, formatter_class=layout, epilog=epilog
+    )
     made.set_defaults(command=function)
     made.add_argument("--profile", default="quick", help="smoke, quick, paper, full or search (default: quick)")
     made.add_argument("--seeds", type=int, help="seeds per table row (default: the profile's)")
@@ -80,15 +76,10 @@ def _verb(commands: Any, name: str, function: Verb, text: str, *examples: str) -
     return made
 
 
-def _yes_or_no(made: argparse.ArgumentParser, name: str, default: bool | None, text: str) -> None:
-    made.add_argument(name, action=argparse.BooleanOptionalAction, default=default, help=f"{text} (default: yes)")
-
-
 def _at_least_one(text: str) -> int:
-    value = int(text)
-    if value < 1:
+    if int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not possible: at least 1")
-    return value
+    return int(text)
 
 
 def _study(options: argparse.Namespace) -> Study:
@@ -107,10 +98,8 @@ def _reproduce(options: argparse.Namespace) -> None:
 
     study = _study(options)
     stale = not study.updates_evidence if options.stale is None else options.stale
-    run_workflow(
-        study, only=options.only, jobs=options.jobs, force=options.force, stale=stale, resume=options.resume,
-        extra=options.snakemake,
-    )  # fmt: skip
+    how = {name: getattr(options, name) for name in ("only", "jobs", "force", "resume")}
+    run_workflow(study, **how, stale=stale, extra=options.snakemake)
     write_report(study)
     for number in sorted({row.table for one in selected(study, options.only) for row in one.rows}):
         print(f"\n{table_title(study, number)}, profile {study.profile} (errors in percent on the test set):\n")
@@ -135,22 +124,20 @@ def _run(options: argparse.Namespace) -> None:
     try:
         carry_out(todo, study, device=options.device, resume=options.resume)
     except ValueError as error:
-        raise PlanError(f"{' '.join(run.run_id for run in todo)} cannot be carried out: {error}") from error
+        raise PlanError(f"{' '.join(options.run_id)} cannot be carried out: {error}") from error
     for run in runs:
         committed = None if study.updates_evidence else study.evidence.find(run)
-        print(_line(study.store.load(run), committed))
+        print(_line(study.store.read(run.run_id), committed))
 
 
 def _line(stored: StoredRun, committed: StoredRun | None) -> str:
     """What a run came to, beside the committed one."""
-    metrics = stored.metrics
-    name, text = ("test_error", "test error {:.2f}%") if "test_error" in metrics else ("loss", "loss {:.4g}")
-    said = text.format(metrics[name]) if name in metrics else "done"
-    if "live_units" in metrics:
-        said += f", {metrics['live_units']} live units"
-    if committed is not None and name in committed.metrics:
-        said += f" (committed: {committed.metrics[name]:.4g})"
-    return f"{stored.run.run_id}: {said}, {metrics['wall_seconds']:.0f} s"
+    metrics, name = stored.metrics, "test_error" if "test_error" in stored.metrics else "loss"
+    text = "test error {:.2f}%" if name == "test_error" else "loss {:.4g}"
+    said = [text.format(metrics[name]) if name in metrics else "done"]
+    said += [f"{metrics['live_units']} live units"] if "live_units" in metrics else []
+    beside = f" (committed: {committed.metrics[name]:.4g})" if committed and name in committed.metrics else ""
+    return f"{stored.run.run_id}: {', '.join(said)}{beside}, {metrics['wall_seconds']:.0f} s"
 
 
 def _notebook(options: argparse.Namespace) -> None:
@@ -167,24 +154,20 @@ def _notebook(options: argparse.Namespace) -> None:
     print(f"{options.name}: {os.path.relpath(output)}")
 
 
-def _data_verify(options: argparse.Namespace) -> None:
-    from replication.data import DATASETS, data_root
+def _data(options: argparse.Namespace) -> None:
+    from replication.data import DATASETS, data_root, norb
     from replication.data.base import DataConfig
 
-    DATASETS["mnist"].load(DataConfig(), options.root.resolve() if options.root else data_root())
-    print("MNIST: the four official archives and their contents are as published.")
-
-
-def _data_get(options: argparse.Namespace) -> None:
-    from replication.data import data_root
-    from replication.data.norb import BASES, fetch, take
-
-    folder = (options.root.resolve() if options.root else data_root()) / "NORB"
+    root = options.root.resolve() if options.root else data_root()
+    if options.name == "mnist":
+        DATASETS["mnist"].load(DataConfig(), root)
+        print("MNIST: the four official archives and their contents are as published.")
+        return
     if options.source:
-        take(folder, options.source)
+        norb.take(root / "NORB", options.source)
     else:
-        fetch(folder, [*([options.base_url] if options.base_url else []), *BASES])
-    print(f"small NORB is in {os.path.relpath(folder)}.")
+        norb.fetch(root / "NORB", [*([options.base_url] if options.base_url else []), *norb.BASES])
+    print(f"small NORB is in {os.path.relpath(root / 'NORB')}.")
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -194,8 +177,7 @@ def _report(options: argparse.Namespace) -> None:
     options.update_evidence |= options.check
     study = _study(options)
     if not options.check:
-        for path in write_report(study):
-            print(os.path.relpath(path))
+        print("\n".join(map(os.path.relpath, write_report(study))))
         return
     total, others = code_state(study.evidence)
     print(f"{study.profile}: {len(others)} of {total} committed runs are of other code than what is here.")

@@ -1,7 +1,5 @@
 """Digest of code: the import closure of modules as syntax trees, without docstrings and comments."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 from collections.abc import Collection, Iterator
@@ -26,30 +24,26 @@ def closure_digest(roots: tuple[str, ...], without: tuple[str, ...] = ()) -> str
 def closure(roots: Collection[str], without: Collection[str] = ()) -> set[str]:
     """Names of the modules and of all that they import from the library and the study."""
     found: set[str] = set()
-    waiting = list(roots)
-    while waiting:
-        name = waiting.pop()
-        if name not in found and name not in without:
-            found.add(name)
-            waiting += _tree(name)[1]
+    waiting = set(roots)
+    while waiting := waiting - found - set(without):
+        found |= waiting
+        waiting = {imported for name in waiting for imported in _tree(name)[1]}
     return found
 
 
 def _file(name: str) -> Path | None:
     """Source of a module of ours, a package's being its ``__init__``."""
-    top = name.partition(".")[0]
-    if top not in _ROOTS:
+    parts = name.split(".")
+    if parts[0] not in _ROOTS:
         return None
-    path = _ROOTS[top].joinpath(*name.split("."))
+    path = _ROOTS[parts[0]].joinpath(*parts)
     return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.exists()), None)
 
 
 @lru_cache
 def _tree(name: str) -> tuple[str, tuple[str, ...]]:
     """What a module says, and the modules of ours that it imports."""
-    path = _file(name)
-    assert path is not None, name
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = ast.parse((_file(name) or Path(name)).read_text(encoding="utf-8"))
     return repr(_shape(tree)), tuple(sorted({found for found in _imports(tree) if _file(found)}))
 
 
@@ -70,12 +64,12 @@ def _imports(node: ast.AST) -> Iterator[str]:
 def _shape(node: Any) -> Any:
     """A syntax tree without places, docstrings and what is empty, alike in every version of Python."""
     if isinstance(node, list):
-        return [_shape(one) for one in node if not _is_text(one)]
+        return [_shape(one) for one in node if not (isinstance(one, ast.Expr) and _is_text(one.value))]
     if not isinstance(node, ast.AST):
         return node
     parts = [(name, _shape(value)) for name, value in ast.iter_fields(node) if name not in ("kind", "type_comment")]
     return type(node).__name__, [(name, value) for name, value in parts if value is not None and value != []]
 
 
-def _is_text(node: Any) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)

@@ -1,11 +1,10 @@
 """Carrying out runs of the study: a batch of alike runs trained at once or in turn, measured and stored."""
 
-from __future__ import annotations
-
+import sys
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,6 @@ from ksae_lib import metrics
 from ksae_lib.loop import DivergenceError
 from ksae_lib.model import KSparseAutoencoder
 from replication.data import load_data
-from replication.data.base import Dataset
 from replication.judge import finetune as tuning
 from replication.judge.gabor import gabor_report
 from replication.judge.readout import evaluate
@@ -30,176 +28,137 @@ class Home(Protocol):
 
     store: RunStore
 
-    def trained(self, run: EncoderRun, progress: bool | None = None) -> nn.Module:
-        """The trained model of a run."""
+    def model(self, run: EncoderRun, exact: bool = False) -> Any:
+        """The trained model of a run, ``exact`` if other runs are to be carried out on it."""
 
 
-class _Work:
-    """How runs are carried out, and where."""
+class _Found(NamedTuple):
+    seconds: float
+    results: dict[str, Any]
+    history: pd.DataFrame
+    model: nn.Module | None = None
 
-    def __init__(self, study: Home, device: Device, resume: bool, progress: bool | None) -> None:
-        self.study, self.device, self.resume, self.progress = study, device, resume, progress
 
-    def encoders(self, runs: Sequence[EncoderRun]) -> list[StoredRun | DivergenceError]:
-        """Fit encoders, alike ones at once on a GPU."""
-        pairs = [self._inputs(run) for run in runs]
-        checkpoints = [self.study.store.checkpoint(run) for run in runs]
-        for checkpoint in checkpoints:
-            if not self.resume:
-                checkpoint.unlink(missing_ok=True)
-        methods = [run.method for run in runs]
-        started = time.perf_counter()
-        fitted = methods[0].fit_many(
-            methods, [x for x, _ in pairs], checkpoints, device=self.device, progress=self.progress
-        )
-        elapsed = (time.perf_counter() - started) / len(runs)
-        outcomes: list[StoredRun | DivergenceError] = []
-        for run, outcome, pair, checkpoint in zip(runs, fitted, pairs, checkpoints, strict=True):
-            if isinstance(outcome, DivergenceError):
-                outcomes.append(outcome)
-                continue
-            model, rows = outcome
-            history = pd.DataFrame(rows)
-            seconds = float(history["seconds"].sum()) if "seconds" in history else elapsed
-            results = _describe(run, model, *pair, history) | {"engine": run.method.used_engine(self.device)}
-            outcomes.append(self._keep(run, seconds, results, history, model))
-            checkpoint.unlink(missing_ok=True)
-        return outcomes
+def _encoders(runs: Sequence[EncoderRun], study: Home, device: Device) -> Iterator[_Found | DivergenceError]:
+    pairs = [_inputs(run, study) for run in runs]
+    methods, checkpoints = [run.method for run in runs], [study.store.checkpoint(run) for run in runs]
+    started = time.perf_counter()
+    fitted = methods[0].fit_many(methods, [x for x, _ in pairs], checkpoints, device=device, progress=None)
+    elapsed = (time.perf_counter() - started) / len(runs)
+    for run, outcome, pair in zip(runs, fitted, pairs, strict=True):
+        if isinstance(outcome, DivergenceError):
+            yield outcome
+            continue
+        model, history = outcome
+        seconds = float(history["seconds"].sum()) if "seconds" in history else elapsed
+        results = _describe(run, model, *pair, history) | {"engine": run.method.used_engine(device)}
+        yield _Found(seconds, results, history, model)
 
-    def nets(self, runs: Sequence[FinetuneRun]) -> list[StoredRun | DivergenceError]:
-        """Fine-tune nets, alike ones at once on a GPU."""
-        data = load_data(runs[0].data)
-        nets = [self._net(run, data) for run in runs]
-        histories = tuning.finetune(
-            nets, data.train_x, data.train_y, [run.finetune for run in runs], (data.validation_x, data.validation_y),
-            device=self.device, progress=self.progress,
-        )  # fmt: skip
-        outcomes: list[StoredRun | DivergenceError] = []
-        for run, net, rows in zip(runs, nets, histories, strict=True):
-            if isinstance(rows, DivergenceError):
-                outcomes.append(rows)
-                continue
-            history, wrong = pd.DataFrame(rows), net.mistakes(data.test_x, data.test_y)
-            results = {
-                "encoder_runs": [encoder.run_id for encoder in stack(run.encoder)],
-                "selected": {},
-                "loss": float(history["loss"].iloc[-1]),
-                "validation_error": float(history["validation_error"].iloc[-1]),
-                "test_error": 100 * len(wrong) / len(data.test_y),
-                "test_images": len(data.test_y),
-                "test_mistakes": wrong.tolist(),
-            }
-            outcomes.append(self._keep(run, float(history["seconds"].sum()), results, history))
-        return outcomes
 
-    def readout(self, run: ReadoutRun) -> StoredRun:
-        """Fit a readout."""
-        data = load_data(run.data)
-        encoder = run.encoder
-        method: Method = Pixels() if encoder is None else encoder.method
-        model = method.build(data.train_x.shape[1]) if encoder is None else self.study.trained(encoder, self.progress)
-        started = time.perf_counter()
-        found = evaluate(data, method, model, run.readout, self.device)
-        results = {
-            "encoder_run": None if encoder is None else encoder.run_id,
-            "code_mode": None if encoder is None else found.code_mode,
-            "selected": found.selected,
-            "validation_error": found.validation_error,
-            "test_error": found.test_error,
-            "test_images": len(data.test_y),
-            "test_mistakes": found.test_mistakes,
-        }
-        return self._keep(run, time.perf_counter() - started, results, found.trials)
-
-    def _inputs(self, run: EncoderRun) -> tuple[np.ndarray, np.ndarray]:
-        """What an encoder is trained on and what it watches: images, or the fixed codes of the encoder below."""
-        below = run.below
-        if below is None:
-            data = load_data(run.data)
-            return data.train_x, data.validation_x
-        model = self.study.trained(below, self.progress)
-        train_x, held_out = (_dense(below.method, model, x, run.below_alpha or 1.0) for x in self._inputs(below))
-        return train_x, held_out
-
-    def _net(self, run: FinetuneRun, data: Dataset) -> tuning.DiscriminativeNet:
-        encoders = [(one.method, self.study.trained(one, self.progress)) for one in stack(run.encoder)]
+def _nets(runs: Sequence[FinetuneRun], study: Home, device: Device) -> Iterator[_Found | DivergenceError]:
+    data = load_data(runs[0].data)
+    nets = []
+    for run in runs:
+        encoders = [(one.method, study.model(one, exact=True)) for one in stack(run.encoder)]
         layers = [layer for method, model in encoders for layer in method.hidden_layers(model, run.finetune.alpha)]
-        return tuning.new_net(layers, data.train_x.shape[1], data.classes, run.finetune)
-
-    def _keep(
-        self, run: Run, seconds: float, results: dict[str, Any], history: pd.DataFrame, model: nn.Module | None = None
-    ) -> StoredRun:
-        data = load_data(run.data)
-        record = {
-            "run_id": run.run_id,
-            "seed": run.seed,
-            **results,
-            "wall_seconds": round(seconds, 3),
-            "data_sha256": data.sha256,
-            "preprocessing": data.preprocessing,
-            "code_digest": digest_of(run, results.get("engine")),
-            **provenance(),
+        nets.append(tuning.new_net(layers, data.train_x.shape[1], data.classes, run.finetune))
+    configs, held_out = [run.finetune for run in runs], (data.validation_x, data.validation_y)
+    histories = tuning.finetune(nets, data.train_x, data.train_y, configs, held_out, device=device)
+    for run, net, history in zip(runs, nets, histories, strict=True):
+        if isinstance(history, DivergenceError):
+            yield history
+            continue
+        wrong = net.mistakes(data.test_x, data.test_y)
+        results = {
+            "encoder_runs": [encoder.run_id for encoder in stack(run.encoder)],
+            "selected": {},
+            "loss": float(history["loss"].iloc[-1]),
+            "validation_error": float(history["validation_error"].iloc[-1]),
+            "test_error": 100 * len(wrong) / len(data.test_y),
+            "test_images": len(data.test_y),
+            "test_mistakes": wrong.tolist(),
         }
-        return self.study.store.save(run, record, history, model)
+        yield _Found(float(history["seconds"].sum()), results, history)
 
 
-def carry_out(
-    runs: Sequence[Run],
-    study: Home,
-    *,
-    device: Device = "auto",
-    resume: bool = True,
-    progress: bool | None = None,
-) -> list[StoredRun]:
+def _readouts(runs: Sequence[ReadoutRun], study: Home, device: Device) -> Iterator[_Found]:
+    for run in runs:
+        data, encoder = load_data(run.data), run.encoder
+        method: Method = Pixels() if encoder is None else encoder.method
+        model = None if encoder is None else study.model(encoder, exact=True)
+        started = time.perf_counter()
+        found = evaluate(data, method, model, run.readout, device)
+        results = {
+            "encoder_run": encoder and encoder.run_id,
+            "code_mode": encoder and found.code_mode,
+            "test_images": len(data.test_y),
+            **{name: getattr(found, name) for name in ("selected", "validation_error", "test_error", "test_mistakes")},
+        }
+        yield _Found(time.perf_counter() - started, results, found.trials)
+
+
+# What each hands on is stored before the next is worked on.
+_HOW: dict[type[Run], Any] = {EncoderRun: _encoders, FinetuneRun: _nets, ReadoutRun: _readouts}
+
+
+def _inputs(run: EncoderRun, study: Home) -> tuple[np.ndarray, np.ndarray]:
+    """What an encoder is trained on and what it watches: images, or the fixed codes of the encoder below."""
+    if (below := run.below) is None:
+        data = load_data(run.data)
+        return data.train_x, data.validation_x
+    model, alpha = study.model(below, exact=True), run.below_alpha or 1.0
+    train_x, held_out = (_dense(below.method, model, x, alpha) for x in _inputs(below, study))
+    return train_x, held_out
+
+
+def carry_out(runs: Sequence[Run], study: Home, *, device: Device = "auto", resume: bool = True) -> list[StoredRun]:
     """Carry out runs and store them in the study's store; alike ones are trained at once where there is a GPU.
 
-    Args:
-        runs: what to carry out.
-        study: whose store gets them; encoders that a run needs and that have no weights are trained first.
-        device: ``auto`` takes a GPU where torch sees one; ``cpu``, ``cuda``.
-        resume: go on from checkpoints of interrupted runs.
-        progress: show a bar; None: only on a terminal.
+    Encoders that a run needs and that have no weights are trained first. ``resume`` goes on from checkpoints.
 
     Raises:
         DivergenceError: runs diverged; the others are stored.
     """
-    work = _Work(study, device, resume, progress)
-    done: dict[str, StoredRun | DivergenceError] = {}
+    done: dict[str, StoredRun] = {}
+    failed: list[str] = []
+    for run in () if resume else runs:
+        study.store.checkpoint(run).unlink(missing_ok=True)
     for batch in alike(runs):
-        if isinstance(batch[0], EncoderRun):
-            outcomes = work.encoders([run for run in batch if isinstance(run, EncoderRun)])
-        elif isinstance(batch[0], FinetuneRun):
-            outcomes = work.nets([run for run in batch if isinstance(run, FinetuneRun)])
-        else:
-            outcomes = [work.readout(run) for run in batch if isinstance(run, ReadoutRun)]
-        done |= {run.run_id: outcome for run, outcome in zip(batch, outcomes, strict=True)}
-    failed = {name: outcome for name, outcome in done.items() if isinstance(outcome, DivergenceError)}
+        data = load_data(batch[0].data)
+        for run, found in zip(batch, _HOW[type(batch[0])](batch, study, device), strict=True):
+            if isinstance(found, DivergenceError):
+                failed.append(f"{run.run_id}: {found}")
+                continue
+            record = {
+                "run_id": run.run_id,
+                "seed": run.seed,
+                **found.results,
+                "wall_seconds": round(found.seconds, 3),
+                "data_sha256": data.sha256,
+                "preprocessing": data.preprocessing,
+                "code_digest": digest_of(run, found.results.get("engine")),
+                **provenance(),
+            }
+            done[run.run_id] = study.store.save(run, record, found.history, found.model)
+            study.store.checkpoint(run).unlink(missing_ok=True)
     if failed:
-        raise DivergenceError("; ".join(f"{name}: {error}" for name, error in failed.items()))
-    return [stored for run in runs if isinstance(stored := done[run.run_id], StoredRun)]
+        raise DivergenceError("; ".join(failed))
+    return [done[run.run_id] for run in runs]
 
 
 def alike(runs: Sequence[Run]) -> list[list[Run]]:
     """Runs in batches that can be carried out at once, encoders before what is fitted on them."""
-    groups: dict[Hashable, list[Run]] = {}
+    groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
-        if isinstance(run, EncoderRun):
-            depth = len(stack(run))
-            key: tuple[Hashable, ...] = (depth, "encoder", run.method.method, run.method.batch_key())
-        elif isinstance(run, FinetuneRun):
-            key = (9, "net", _methods(run), replace(run.finetune, seed=0))
-        else:
-            key = (9, "readout", _methods(run))
-        groups.setdefault((*key, run.data), []).append(run)
-    return [groups[key] for key in sorted(groups, key=lambda key: key[0])]  # type: ignore[index]
-
-
-def _methods(run: ReadoutRun | FinetuneRun) -> tuple[Hashable, ...]:
-    return tuple((one.method.method, one.method.batch_key()) for one in stack(run.encoder))
+        encoders = stack(run) if isinstance(run, EncoderRun) else stack(run.encoder)
+        depth = len(encoders) if isinstance(run, EncoderRun) else sys.maxsize
+        tuned = replace(run.finetune, seed=0) if isinstance(run, FinetuneRun) else None
+        methods = tuple((one.method.method, one.method.batch_key()) for one in encoders)
+        groups.setdefault((depth, type(run), methods, tuned, run.data), []).append(run)
+    return [groups[key] for key in sorted(groups, key=lambda key: key[0])]
 
 
 def _dense(method: Method, model: nn.Module, x: np.ndarray, alpha: float = 1.0) -> np.ndarray:
-    """Codes as an array (shape: [examples, units])."""
     codes = method.codes(model, x, method.code_mode(), (alpha,))[0]
     return codes if isinstance(codes, np.ndarray) else codes.toarray()
 
@@ -213,18 +172,17 @@ def _describe(
         results["loss"] = float(history["loss"].iloc[-1])
     if run.method.kind == "train" and isinstance(model, KSparseAutoencoder):
         live = metrics.live_units(model, x)
-        weight = model.weight.detach()
-        coherence, mean_coherence = metrics.mutual_coherence(weight[live])
+        atoms = model.weight.detach()[live]
+        coherence, mean_coherence = metrics.mutual_coherence(atoms)
         results |= {
             "live_units": int(live.sum()),
             "live_units_set": "training images",
             "validation": metrics.reconstruction_report(model, held_out),
-            "effective_area_median": float(np.median(metrics.effective_area(weight.numpy()[live]))),
+            "effective_area_median": float(np.median(metrics.effective_area(atoms.numpy()))),
             "mutual_coherence": coherence,
             "mean_coherence": mean_coherence,
         }
-        data = load_data(run.data)
-        if data.is_colour:
-            results["gabor"] = gabor_report(weight.numpy()[live], data.image_shape)
+        if (data := load_data(run.data)).is_colour:
+            results["gabor"] = gabor_report(atoms.numpy(), data.image_shape)
     results["sparsity"] = metrics.sparsity_measures(_dense(run.method, model, held_out))
     return results

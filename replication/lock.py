@@ -1,7 +1,5 @@
 """One workflow at a time on a folder of results, and no step that outlives its workflow."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import threading
@@ -9,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from ksae_lib.io import KsaeError
 
@@ -23,32 +22,23 @@ class BusyError(KsaeError):
 
 @contextmanager
 def owner(folder: Path) -> Iterator[None]:
-    """Hold a folder of results; started steps learn of it through the environment.
-
-    Raises:
-        BusyError: another workflow holds it, or steps of one that was killed do not end.
-    """
+    """Hold a folder of results, which started steps learn from the environment; a ``BusyError`` if it is held."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
+    busy = BusyError(f"Another 'ksae reproduce' is at work on {folder}: wait for it or stop it.")
     with path.open("a") as held, (folder / ".steps").open("a") as steps:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held.truncate(0)
-            held.write(str(os.getpid()))
-            held.flush()
-            # Steps of a workflow that was killed see that the lock is another's, and end.
-            deadline = time.monotonic() + _PATIENCE_SECONDS
-            while True:
-                try:
-                    fcntl.flock(steps, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(_POLL_SECONDS)
-            fcntl.flock(steps, fcntl.LOCK_UN)
-        except BlockingIOError:
-            raise BusyError(f"Another 'ksae reproduce' is at work on {folder}: wait for it or stop it.") from None
+        if not _taken(held, fcntl.LOCK_EX):
+            raise busy
+        held.truncate(0)
+        held.write(str(os.getpid()))
+        held.flush()
+        # Steps of a workflow that was killed see that the lock is another's, and end.
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while not _taken(steps, fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                raise busy
+            time.sleep(_POLL_SECONDS)
+        fcntl.flock(steps, fcntl.LOCK_UN)
         os.environ[_OWNER] = f"{os.getpid()} {path}"
         try:
             yield
@@ -67,13 +57,16 @@ def follow_owner() -> None:
 
     def watch() -> None:
         with steps, path.open("r") as lock:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                    os._exit(1)
-                except BlockingIOError:
-                    if path.read_text(encoding="ascii") != number:
-                        os._exit(1)
+            while not _taken(lock, fcntl.LOCK_SH) and path.read_text(encoding="ascii") == number:
                 time.sleep(_POLL_SECONDS)
+            os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _taken(file: IO[str], how: int) -> bool:
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

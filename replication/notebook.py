@@ -1,20 +1,19 @@
 """Executing notebooks with papermill, strictly: what papermill only warns of is an error here."""
 
-from __future__ import annotations
-
 import ast
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
+from unittest.mock import patch
 
 from ksae_lib.io import KsaeError, atomic_path, sweep, temporary_prefix
 from replication.study import project_root
 
 _SENTINEL = "reached the end of the notebook"
-_VOLATILE = ("papermill", "execution", "widgets")
 
 
 class NotebookError(KsaeError):
@@ -24,9 +23,7 @@ class NotebookError(KsaeError):
 def execute_notebook(
     source: Path, output: Path, parameters: dict[str, Any], environment: Mapping[str, str] | None = None
 ) -> Path:
-    """Execute a parameterized notebook and store it whole, without times, host names or absolute paths.
-
-    A process executes one at a time.
+    """Execute a parameterized notebook, one at a time, and store it whole, without times and absolute paths.
 
     Args:
         source: notebook with one cell tagged ``parameters``.
@@ -35,8 +32,7 @@ def execute_notebook(
         environment: folders for its kernel, absolute, by the name of their variable.
 
     Raises:
-        NotebookError: missing file or tag, unknown name, wrong type, an error in a cell, a dead kernel, or an
-            absolute path in the output.
+        NotebookError: a notebook or parameter that cannot be used, an error in a cell, a dead kernel, absolute paths.
     """
     import nbformat
     import papermill
@@ -46,7 +42,8 @@ def execute_notebook(
     if not source.exists():
         raise NotebookError(f"{source.name} is missing in {source.parent.name}/.")
     check_parameters(source, parameters)
-    with atomic_path(output) as temporary, _inherited(environment or {}), _scratch() as folder:
+    folders = dict(environment or {})
+    with atomic_path(output) as temporary, patch.dict(os.environ, folders), _scratch() as folder:
         # A kernel that dies leaves cells that look complete, so a last cell must say that it was reached.
         notebook = nbformat.read(source, as_version=4)
         notebook.cells.append(nbformat.v4.new_code_cell(f"print({_SENTINEL!r})"))
@@ -55,45 +52,35 @@ def execute_notebook(
         # Kernels that start together race for TCP ports; a socket in a folder of its own is nobody else's.
         transport = Config(KernelManager={"transport": "ipc", "ip": f"{folder}/kernel"})
         # The signal that ends a kernel can reach it at work on its last message, which it would log as an error.
-        quiet = ["--log-level=CRITICAL"]
+        how = {"kernel_name": "python3", "config": transport, "extra_arguments": ["--log-level=CRITICAL"]}
+        how |= {"progress_bar": False, "start_timeout": 300, "iopub_timeout": 120, "coalesce_streams": True}
         try:
-            executed = papermill.execute_notebook(
-                watched, None, parameters, kernel_name="python3", progress_bar=False, cwd=project_root(),
-                start_timeout=300, iopub_timeout=120, config=transport, coalesce_streams=True,
-                extra_arguments=quiet,
-            )  # fmt: skip
+            executed = papermill.execute_notebook(watched, None, parameters, cwd=project_root(), **how)
         except PapermillExecutionError as error:
-            raise NotebookError(
-                f"{source.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}"
-            ) from error
+            where = f"{source.name} failed in cell {error.exec_count}"
+            raise NotebookError(f"{where}: {error.ename}: {error.evalue}") from error
         except (PapermillException, RuntimeError) as error:
             raise NotebookError(f"{source.name} could not be executed: {error}") from error
-        last = executed.cells.pop()
-        if not any(_SENTINEL in one.get("text", "") for one in last.get("outputs", [])):
-            raise NotebookError(
-                f"{source.name} did not reach its last cell: its kernel died, probably for lack of memory."
-            )
+        if not any(_SENTINEL in one.get("text", "") for one in executed.cells.pop().get("outputs", [])):
+            why = "its kernel died, probably for lack of memory"
+            raise NotebookError(f"{source.name} did not reach its last cell: {why}.")
         _tidy(executed)
         text = nbformat.writes(executed)
-        if any(path in text for path in (str(project_root()), *(environment or {}).values())):
+        if any(path in text for path in (str(project_root()), *folders.values())):
             raise NotebookError(f"The output of {source.name} shows an absolute path: print relative paths only.")
         temporary.write_text(text + "\n", encoding="utf-8")
     return output
 
 
 def check_parameters(source: Path, parameters: dict[str, Any]) -> None:
-    """Refuse a notebook without exactly one parameters cell, unknown names and values of another type.
-
-    Raises:
-        NotebookError: in one sentence.
-    """
+    """Raise a ``NotebookError`` of a notebook without one parameters cell, of unknown names, of another type."""
     import nbformat
     import papermill
 
     cells = nbformat.read(source, as_version=4).cells
-    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-    if len(tagged) != 1:
-        raise NotebookError(f"{source.name} has {len(tagged)} cells tagged 'parameters': it must have exactly one.")
+    tagged = sum("parameters" in cell.metadata.get("tags", []) for cell in cells)
+    if tagged != 1:
+        raise NotebookError(f"{source.name} has {tagged} cells tagged 'parameters': it must have exactly one.")
     known = papermill.inspect_notebook(str(source))
     for name, value in parameters.items():
         if name not in known:
@@ -105,9 +92,8 @@ def check_parameters(source: Path, parameters: dict[str, Any]) -> None:
 
 def _tidy(notebook: Any) -> None:
     """Remove what changes from one execution to the next: times, paths, widget state."""
-    for holder in (notebook, *notebook.cells):
-        for key in _VOLATILE:
-            holder.metadata.pop(key, None)
+    for holder, key in itertools.product((notebook, *notebook.cells), ("papermill", "execution", "widgets")):
+        holder.metadata.pop(key, None)
     notebook.metadata.get("language_info", {}).pop("version", None)
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"
@@ -120,15 +106,3 @@ def _scratch() -> Iterator[Path]:
     sweep(root)
     with TemporaryDirectory(prefix=temporary_prefix(Path("ksae")), suffix=".tmp", dir=root) as folder:
         yield Path(folder)
-
-
-@contextmanager
-def _inherited(variables: Mapping[str, str]) -> Iterator[None]:
-    """Have variables in the environment for the length of the block, for the kernel that it starts."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

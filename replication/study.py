@@ -1,18 +1,18 @@
 """A profile of the study with its runs: the committed evidence, read-only, and the reader's own store beside it."""
 
-from __future__ import annotations
-
 import os
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 
 from replication.execute import carry_out
 from replication.experiments import experiments
-from replication.experiments.base import Experiment, PlanError, Point, Row, Search, Sweep
+from replication.experiments.base import Experiment, PlanError, Row, Search, Sweep
 from replication.runs import EncoderRun, Run, RunStore, StoredRun
+
+T = TypeVar("T")
 
 
 def project_root() -> Path:
@@ -54,64 +54,29 @@ class Study:
         self.evidence = RunStore(self.evidence_root / profile / "runs", read_only=not self.updates_evidence)
         self.store = self.evidence if self.updates_evidence else RunStore(self.root / profile / "runs")
         self.folder = self.root / profile
+        self.figures, self.tables, self.notebooks = (self.folder / part for part in ("figures", "tables", "notebooks"))
 
     @property
     def environment(self) -> dict[str, str]:
         """Variables that make a started process work on the same folders."""
         return {"KSAE_RESULTS": str(self.root), "KSAE_EVIDENCE": str(self.evidence_root)}
 
-    @property
-    def figures(self) -> Path:
-        """Folder of the figures."""
-        return self.folder / "figures"
-
-    @property
-    def tables(self) -> Path:
-        """Folder of the tables."""
-        return self.folder / "tables"
-
-    @property
-    def notebooks(self) -> Path:
-        """Folder of the executed notebooks."""
-        return self.folder / "notebooks"
-
     def experiment(self, name: str) -> Experiment:
-        """The experiment of that name, or that a notebook of that name is executed for.
-
-        Raises:
-            PlanError: there is none; the message lists those there are.
-        """
-        for one in self.experiments:
-            if name in (one.name, one.executed):
-                return one
+        """The experiment of that name, or that a notebook of that name is executed for; else a ``PlanError``."""
+        found = [one for one in self.experiments if name in (one.name, one.executed)]
         names = ", ".join(one.name for one in self.experiments)
-        raise PlanError(f"There is no experiment {name!r} in profile {self.profile}: choose one of {names}.")
+        return _first(found, f"There is no experiment {name!r} in profile {self.profile}: choose one of {names}.")
 
     def shown_by(self, notebook: str, data: str) -> Experiment:
-        """The experiment on a data set that a notebook shows.
-
-        Raises:
-            PlanError: there is none.
-        """
-        for one in self.experiments:
-            if (one.notebook, one.data) == (notebook, data):
-                return one
-        raise PlanError(f"Profile {self.profile} has no experiment on {data!r} for notebook {notebook}.")
+        """The experiment on a data set that a notebook shows; a ``PlanError`` if there is none."""
+        found = [one for one in self.experiments if (one.notebook, one.data) == (notebook, data)]
+        return _first(found, f"Profile {self.profile} has no experiment on {data!r} for notebook {notebook}.")
 
     def run(self, run_id: str) -> Run:
-        """The planned run with that id.
-
-        Raises:
-            PlanError: there is none.
-        """
-        for one in self.experiments:
-            for run in one.runs():
-                if run.run_id == run_id:
-                    return run
-        raise PlanError(
-            f"There is no run {run_id!r} in profile {self.profile} with {self.seeds or 'its'} seeds: "
-            f"'ksae run --profile {self.profile} --list' lists those there are."
-        )
+        """The planned run with that id; a ``PlanError`` if there is none."""
+        found = [run for one in self.experiments for run in one.runs() if run.run_id == run_id]
+        advice = f"'ksae run --profile {self.profile} --list' lists those there are"
+        return _first(found, f"There is no run {run_id!r} in profile {self.profile} with these seeds: {advice}.")
 
     def is_due(self, run: Run, stale: bool = True) -> bool:
         """Whether the study's own store lacks the run, or, if ``stale`` counts, has one of other code."""
@@ -122,59 +87,47 @@ class Study:
         """The reader's run, else the committed one, else None."""
         return self.store.find(run) or self.evidence.find(run)
 
-    def obtain(self, run: Run, progress: bool | None = None) -> StoredRun:
+    def obtain(self, run: Run) -> StoredRun:
         """The reader's run, else the committed one, else carried out now."""
-        return self.find(run) or self._carry_out(run, progress)
+        return self.find(run) or carry_out([run], self)[0]
 
-    def model(self, run: EncoderRun, progress: bool | None = None) -> nn.Module:
-        """The trained model of a run to look at: from the reader's or the committed weights, else trained now."""
-        for store in (self.store, self.evidence):
-            if store.has(run, weights=True):
-                return store.load_model(run)
-        return self.trained(run, progress)
+    def model(self, run: EncoderRun, exact: bool = False) -> nn.Module:
+        """The trained model of a run, from the reader's or the committed weights, else trained now.
 
-    def trained(self, run: EncoderRun, progress: bool | None = None) -> nn.Module:
-        """The trained model that other runs are carried out on: from weights that are not rounded, else trained now."""
+        ``exact`` takes no rounded weights, since other runs are to be carried out on the model.
+        """
         for store in (self.store, self.evidence):
-            if store.has(run, weights=True) and not store.has_rounded_weights(run):
+            if store.has(run, weights=True, exact=exact):
                 return store.load_model(run)
-        self._carry_out(run, progress)
+        carry_out([run], self)
         return self.store.load_model(run)
 
-    def _carry_out(self, run: Run, progress: bool | None) -> StoredRun:
-        return carry_out([run], self, progress=progress)[0]
-
-    @cached_property
+    @property
     def table_numbers(self) -> list[int]:
         """Numbers of the paper's tables that the profile has rows of."""
         return sorted({row.table for one in self.experiments for row in one.rows})
 
     def rows(self, table: int, data: str | None = None) -> list[Shown]:
-        """The rows of a table with every finished run, of whatever seed.
-
-        Args:
-            table: the paper's number.
-            data: name of the data set; None: any.
-        """
-        rows = (row for one in self.experiments for row in one.rows)
+        """The rows of the paper's table of that number, on one data set or any, with every finished run of any seed."""
         return [
-            Shown(row, self._stored(self.evidence, row), [] if self.updates_evidence else self._stored(self.store, row))
-            for row in rows
+            Shown(row, self._all(self.evidence, row.at), [] if self.updates_evidence else self._all(self.store, row.at))
+            for one in self.experiments
+            for row in one.rows
             if row.table == table and data in (None, row.data.name)
         ]
 
     @staticmethod
-    def _stored(store: RunStore, row: Row | Point) -> list[StoredRun]:
-        runs = {run.run_id: run for run in (row.at(seed) for seed in store.seeds())}
+    def _all(store: RunStore, at: Callable[[int], Run]) -> list[StoredRun]:
+        runs = {run.run_id: run for run in map(at, store.seeds())}
         return [stored for run in runs.values() if (stored := store.find(run)) is not None]
 
     def sweeps(self) -> list[tuple[str, Sweep, Any, list[StoredRun]]]:
         """Experiment and value of each setting that was changed alone, with its committed or own runs."""
         return [
-            (one.name, sweep, point.value, self._stored(self.evidence, point) or self._stored(self.store, point))
+            (one.name, sweep, value, self._all(self.evidence, at) or self._all(self.store, at))
             for one in self.experiments
             for sweep in one.sweeps
-            for point in sweep.points
+            for value, at in sweep.points
         ]
 
     def searches(self) -> list[tuple[Search, list[StoredRun | None]]]:
@@ -183,9 +136,14 @@ class Study:
 
     def curve(self) -> list[StoredRun]:
         """The finished runs of the error-against-epochs curve."""
-        runs = (self.find(run) for one in self.experiments for run in one.curve)
-        return [stored for stored in runs if stored is not None]
+        return [stored for one in self.experiments for run in one.curve if (stored := self.find(run)) is not None]
 
 
 def _folder(variable: str, default: str) -> Path:
     return Path(os.environ.get(variable) or project_root() / default)
+
+
+def _first(found: list[T], otherwise: str) -> T:
+    if not found:
+        raise PlanError(otherwise)
+    return found[0]

@@ -1,13 +1,11 @@
 """What Snakemake is told: batches of alike runs that are to be carried out, and the notebooks that show them."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 
@@ -15,12 +13,14 @@ from ksae_lib.io import KsaeError
 from replication.execute import alike
 from replication.experiments.base import Experiment
 from replication.lock import owner
-from replication.runs import EncoderRun, Run, requires
+from replication.runs import Run, requires
 from replication.study import Study, project_root
 
 _REQUEST = "KSAE_WORKFLOW"
-_AT_ONCE_GPU, _AT_ONCE_SMOKE, _AT_ONCE = 64, 16, 2
-"""Runs of a batch: a GPU trains them together; a processor one after the other, so that few leave no core idle."""
+_SNAKEMAKE = (
+    "--resources gpu=1 --rerun-incomplete --keep-incomplete --nolock --keep-going --scheduler greedy "
+    "--quiet rules host --rerun-triggers mtime"
+)
 
 
 class WorkflowError(KsaeError):
@@ -28,48 +28,36 @@ class WorkflowError(KsaeError):
 
 
 class Batch(NamedTuple):
-    """A step: alike runs in one process."""
+    """A step: alike runs in one process; files are relative to the profile's folder."""
 
     name: str
     runs: list[str]
+    files: list[str]
     needs: list[str]
-    """Files of other runs, relative to the profile's folder."""
-    trains: bool
-
-    @property
-    def files(self) -> list[str]:
-        """What the step makes, relative to the profile's folder."""
-        return [_file(name) for name in self.runs]
+    """Files of other runs."""
 
 
 class Workflow:
-    """The steps that bring a study's store up to date.
+    """The steps that bring a study's store up to date; arguments as of ``run_workflow``."""
 
-    Args:
-        study: the profile and its folders.
-        only: names of experiments or notebooks, separated by commas; empty: those of ``default_experiments``.
-        force: carry out every run again.
-        stale: carry out stored runs of other code again.
-        resume: go on from checkpoints.
-    """
-
-    def __init__(self, study: Study, only: str, force: bool, stale: bool, resume: bool) -> None:
-        self.study = study
+    def __init__(
+        self, study: Study, only: str = "", force: bool = False, stale: bool = True, resume: bool = True
+    ) -> None:
         self.experiments = selected(study, only)
-        self.options = " ".join(
-            ["--profile", study.profile, *(["--seeds", str(study.seeds)] if study.seeds else []),
-             *(["--force"] if force else []), *([] if resume else ["--no-resume"])]
-        )  # fmt: skip
-        runs = list({run.run_id: run for one in self.experiments for run in one.runs()}.values())
-        self.runs = [_file(run.run_id) for run in runs]
-        self.batches = list(_batches(study, _todo(study, runs, force, stale)))
+        self.options = ["--profile", study.profile, *(["--seeds", str(study.seeds)] if study.seeds else [])]
+        self.how = [*(["--force"] if force else []), *([] if resume else ["--no-resume"])]
+        runs = {run.run_id: run for one in self.experiments for run in one.runs()}
+        self.runs = [_file(run_id) for run_id in runs]
+        due = {run_id for run_id, run in runs.items() if force or study.is_due(run, stale)}
+        needed = {one.run_id for run_id in due for one in requires(runs[run_id])}
+        due |= {run_id for run_id in needed & runs.keys() if not study.store.has(runs[run_id], weights=True)}
+        self.batches = list(_batches(study, [run for run_id, run in runs.items() if run_id in due]))
         self.notebooks = {one.executed: one for one in self.experiments if one.executed}
 
     @classmethod
-    def from_environment(cls) -> Workflow:
+    def from_environment(cls) -> Self:
         """The workflow that ``run_workflow`` asked for; by default profile ``quick``."""
-        request: dict[str, Any] = {"profile": "quick", "seeds": None, "only": ""}
-        request |= {"force": False, "stale": True, "resume": True} | json.loads(os.environ.get(_REQUEST, "{}"))
+        request: dict[str, Any] = {"profile": "quick", "seeds": None} | json.loads(os.environ.get(_REQUEST, "{}"))
         return cls(Study(request.pop("profile"), request.pop("seeds")), **request)
 
     def shown(self, one: Experiment) -> list[str]:
@@ -79,11 +67,7 @@ class Workflow:
 
 
 def selected(study: Study, only: str) -> tuple[Experiment, ...]:
-    """The experiments named, or all but those on NORB's files and on its stand-in.
-
-    Raises:
-        PlanError: a name is unknown.
-    """
+    """The experiments named, or all but those on NORB's files and on its stand-in; a ``PlanError`` of unknown names."""
     if not only:
         return tuple(one for one in study.experiments if "norb" not in one.data)
     return tuple(study.experiment(name.strip()) for name in only.split(","))
@@ -93,23 +77,16 @@ def _file(run_id: str) -> str:
     return f"runs/{run_id}/metrics.json"
 
 
-def _todo(study: Study, runs: Sequence[Run], force: bool, stale: bool) -> list[Run]:
-    """Runs that are due, and encoders without weights that those need."""
-    due = {run.run_id: force or study.is_due(run, stale) for run in runs}
-    needed = {one.run_id for run in runs if due[run.run_id] for one in requires(run)}
-    return [run for run in runs if due[run.run_id] or (run.run_id in needed and not study.store.has(run, weights=True))]
-
-
 def _batches(study: Study, runs: Sequence[Run]) -> Iterable[Batch]:
-    on_gpu = torch.cuda.is_available()
-    most = _AT_ONCE_GPU if on_gpu else _AT_ONCE_SMOKE if study.profile == "smoke" else _AT_ONCE
+    # A GPU trains the runs of a batch together; a processor one after the other, so that few leave no core idle.
+    most = 64 if torch.cuda.is_available() else 16 if study.profile == "smoke" else 2
     for number, group in enumerate(alike(runs)):
         for start in range(0, len(group), most):
             batch = group[start : start + most]
-            kind = batch[0].run_id.partition("-")[0]
+            names = [run.run_id for run in batch]
             needs = dict.fromkeys(_file(one.run_id) for run in batch for one in requires(run))
-            trains = isinstance(batch[0], EncoderRun)
-            yield Batch(f"{kind}_{number}_{start // most}", [run.run_id for run in batch], list(needs), trains)
+            title = f"{batch[0].step}_{number}_{start // most}"
+            yield Batch(title, names, [_file(name) for name in names], list(needs))
 
 
 def run_workflow(
@@ -118,40 +95,28 @@ def run_workflow(
     """Bring a study's store and notebooks up to date with Snakemake, in this process.
 
     Args:
-        study: the profile and its folders.
-        only: experiments or notebooks, separated by commas; empty: all but NORB's.
+        study, only: the profile; experiments or notebooks, separated by commas, empty for all but NORB's.
         jobs: steps at a time.
-        force: carry out every run again.
-        stale: carry out stored runs of other code again.
+        force, stale: carry out every run again, or stored runs of other code.
         resume: go on from checkpoints.
         extra: further options of Snakemake, for example of an executor for a cluster.
 
     Raises:
-        PlanError: a name in ``only`` is unknown.
-        BusyError: another workflow is at work on the same folder.
-        WorkflowError: a step failed.
+        PlanError, BusyError, WorkflowError: an unknown name, another workflow on the folder, a failed step.
     """
     from snakemake.cli import main
 
-    first = next((one.executed for one in selected(study, only) if one.executed), None)
+    first = [f"notebooks/{one.executed}.ipynb" for one in selected(study, only) if one.executed][:1]
     request = {"profile": study.profile, "seeds": study.seeds, "only": only, "force": force, "stale": stale}
     os.environ |= study.environment | {_REQUEST: json.dumps({**request, "resume": resume})}
+    command = ["--snakefile", str(project_root() / "Snakefile"), "--directory", str(study.folder), "--cores", str(jobs)]
     with owner(study.folder):
         try:
-            main(
-                [
-                    "--snakefile", str(project_root() / "Snakefile"), "--directory", str(study.folder),
-                    "--cores", str(jobs), "--resources", "gpu=1", "--rerun-incomplete", "--keep-incomplete",
-                    "--nolock", "--keep-going",
-                    "--scheduler", "greedy", "--quiet", "rules", "host", "--rerun-triggers", "mtime",
-                    *(["--prioritize", f"notebooks/{first}.ipynb"] if first else []), *extra,
-                ]
-            )  # fmt: skip
+            main([*command, *_SNAKEMAKE.split(), *(["--prioritize", *first] if first else []), *extra])
         except SystemExit as ended:
             if ended.code:
-                raise WorkflowError(
-                    "A step failed, see above. What was finished is kept; the same command goes on from there."
-                ) from None
+                advice = "What was finished is kept; the same command goes on from there."
+                raise WorkflowError(f"A step failed, see above. {advice}") from None
 
 
 def step(*words: str) -> str:

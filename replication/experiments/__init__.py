@@ -1,7 +1,5 @@
 """The experiments of the study, one short file each: a new figure or table is a new file here, found by itself."""
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 from dataclasses import replace
@@ -13,22 +11,14 @@ from replication.experiments.profiles import settings
 
 @lru_cache
 def experiments(profile: str, seeds: int | None = None) -> tuple[Experiment, ...]:
-    """Every experiment of a profile with its runs, those with a notebook first.
-
-    Args:
-        profile: a key of ``profiles.PROFILES``.
-        seeds: per row, by default the profile's.
-
-    Raises:
-        PlanError: unknown profile, or an impossible number of seeds.
-    """
+    """Every experiment of a profile of ``profiles.PROFILES``, those with a notebook first; arguments as there."""
     settings(profile, "mnist", seeds)
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    found = []
-    for planned in REGISTRY:
-        for data in planned.data if profile in planned.profiles else ():
-            if (chosen := settings(profile, data, seeds)) is not None:
-                name = planned.name if data == planned.data[0] else f"{data}_{planned.name}"
-                found.append(replace(planned.build(chosen), name=name, data=data))
-    return tuple(sorted(found, key=lambda one: (one.executed or "~", one.name)))
+    made = [
+        replace(build(chosen), name=name if data == possible[0] else f"{data}_{name}", data=data)
+        for name, build, possible, profiles in REGISTRY
+        for data in possible
+        if profile in profiles and (chosen := settings(profile, data, seeds)) is not None
+    ]
+    return tuple(sorted(made, key=lambda one: (one.executed or "~", one.name)))

@@ -1,11 +1,10 @@
 """What an experiment of the study is: rows, searches and sweeps of runs, written with a profile's settings."""
 
-from __future__ import annotations
-
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple, cast
+from functools import partial
+from typing import Any, cast
 
 from ksae_lib.io import KsaeError
 from replication.data.base import DataConfig
@@ -34,13 +33,13 @@ class Row:
     """The run of a seed."""
     seeds: int
     """How many the profile plans; one where chance has no part."""
-    paper: str | None
-    """Key of the paper's figure in ``data/paper/reported.csv``, where it has one."""
+    paper: str
+    """Key of the paper's figure in ``data/paper/reported.csv``, if it has one."""
 
     @property
-    def runs(self) -> tuple[Supervised, ...]:
+    def runs(self) -> list[Supervised]:
         """The planned runs, one a seed."""
-        return tuple(self.at(seed) for seed in range(self.seeds))
+        return [self.at(seed) for seed in range(self.seeds)]
 
     @property
     def data(self) -> DataConfig:
@@ -61,13 +60,6 @@ class Search:
     trials: tuple[tuple[dict[str, Any], Supervised], ...]
 
 
-class Point(NamedTuple):
-    """A value of a setting, and how to get the run of each seed."""
-
-    value: Any
-    at: Callable[[int], ReadoutRun]
-
-
 @dataclass(frozen=True)
 class Sweep:
     """One setting of a base run changed at a time, or several together."""
@@ -75,7 +67,8 @@ class Sweep:
     factor: str
     base: Any
     """The value the base run has; of several settings, that none is changed."""
-    points: tuple[Point, ...]
+    points: tuple[tuple[Any, Callable[[int], ReadoutRun]], ...]
+    """Each value, and how to get the run of a seed."""
     seeds: int
 
 
@@ -108,21 +101,15 @@ class Experiment:
     @property
     def executed(self) -> str | None:
         """Name of the executed notebook: its own, and the data's if it is not executed on MNIST alone."""
-        own = self.data in ("mnist", "patches")
-        return self.notebook and (self.notebook if own else f"{self.notebook}_{self.data}")
+        return self.notebook and self.notebook + ("" if self.data in ("mnist", "patches") else f"_{self.data}")
 
-    def runs(self) -> Iterator[Run]:
+    def runs(self) -> list[Run]:
         """Every run the experiment needs, encoders before what is fitted on them, without repetition."""
-        seen: set[str] = set()
-        tried = (run for search in self.searches for _, run in search.trials)
-        swept = (p.at(seed) for sweep in self.sweeps for p in sweep.points for seed in range(sweep.seeds))
-        of_rows = (run for row in self.rows for run in row.runs)
-        encoders: Iterator[Run] = itertools.chain(self.filters, self.models.values())
-        for wanted in itertools.chain(encoders, of_rows, self.curve, tried, swept):
-            for run in (*requires(wanted), wanted):
-                if run.run_id not in seen:
-                    seen.add(run.run_id)
-                    yield run
+        wanted: list[Run] = [*self.filters, *self.models.values()]
+        wanted += [run for row in self.rows for run in row.runs]
+        wanted += [*self.curve, *(run for search in self.searches for _, run in search.trials)]
+        wanted += [at(seed) for sweep in self.sweeps for _, at in sweep.points for seed in range(sweep.seeds)]
+        return list({run.run_id: run for last in wanted for run in (*requires(last), last)}.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +131,7 @@ class Settings:
 
     def k_sparse(self, **changes: Any) -> Method:
         """A k-sparse autoencoder."""
-        return KSparse(**{**self.train, **changes})
+        return self.method("k_sparse", **changes)
 
     def method(self, name: str, **changes: Any) -> Method:
         """A method of ``methods.METHODS``; it takes from the profile the settings it knows."""
@@ -153,84 +140,47 @@ class Settings:
         profile = self.train if kind is KSparse else self.baseline
         return kind(**{**{key: value for key, value in profile.items() if key in known}, **changes})
 
-    def encoder(self, *layers: Method, alpha: float | None = None, seed: int = 0) -> EncoderRun:
-        """The run of an encoder, of the lowest layer first; upper layers see the αk largest codes of the lower."""
-        run: EncoderRun | None = None
-        for method in layers:
-            seeded: Method = replace(cast("Any", method), seed=seed)
-            below_alpha = None if run is None else self._tuning(alpha=alpha).alpha
-            run = EncoderRun(method=seeded, data=self.data, below=run, below_alpha=below_alpha)
-        if run is None:
-            raise PlanError("An encoder has at least one layer.")
-        return run
+    def encoder(self, method: Method, seed: int = 0, **below: Any) -> EncoderRun:
+        """The run of an encoder, on the data or on codes of another ``below``."""
+        return EncoderRun(method=replace(cast("Any", method), seed=seed), data=self.data, **below)
 
     def readout_run(self, method: Method | None, seed: int = 0, **changes: Any) -> ReadoutRun:
         """The readout of an encoder, or of raw pixels."""
-        dense = {} if method is None or method.has_alpha else self.dense_readout
+        dense = self.dense_readout if method and not method.has_alpha else {}
         settings = ReadoutConfig(**{**self.readout, **dense, **changes})
-        encoder = None if method is None else self.encoder(method, seed=seed)
-        return ReadoutRun(data=self.data, encoder=encoder, readout=settings)
+        return ReadoutRun(data=self.data, encoder=self.encoder(method, seed) if method else None, readout=settings)
 
     def readout_row(
-        self,
-        key: str,
-        table: int,
-        name: str,
-        variant: str,
-        method: Method | None,
-        paper: str | None = "",
-        **changes: Any,
+        self, key: str, table: int, name: str, variant: str, method: Method | None, paper: str = "", **changes: Any
     ) -> Row:
-        """A row of Table 1 or 2; ``paper`` is the row's own key unless given."""
+        """A row of Table 1 or 2, on raw pixels without a method; ``paper`` is the paper's key if it is another."""
         seeds = self.seeds if method is not None and method.uses_seed else 1
-
-        def at(seed: int) -> Supervised:
-            return self.readout_run(method, seed, **changes)
-
-        return Row(key, table, name, variant, at, seeds, key if paper == "" else paper)
+        return Row(key, table, name, variant, partial(self.readout_run, method, **changes), seeds, paper or key)
 
     def tuned_row(self, key: str, table: int, name: str, variant: str, layers: Sequence[Method], **changes: Any) -> Row:
         """A row of Table 3 or 4; without layers the net starts from random weights."""
 
         def at(seed: int) -> Supervised:
-            tuned = self._tuning(**changes, seed=seed)
-            encoder = self.encoder(*layers, alpha=tuned.alpha, seed=seed) if layers else None
+            tuned = FinetuneConfig(**{**self.finetune, **changes, "seed": seed})
+            encoder: EncoderRun | None = None
+            for method in layers:
+                below = {"below": encoder, "below_alpha": tuned.alpha} if encoder else {}
+                encoder = self.encoder(method, seed, **below)
             return FinetuneRun(data=self.data, encoder=encoder, finetune=tuned)
 
         return Row(key, table, name, variant, at, self.seeds, key)
 
-    def _tuning(self, **changes: Any) -> FinetuneConfig:
-        given = {name: value for name, value in changes.items() if value is not None}
-        return FinetuneConfig(**{**self.finetune, **given})
-
 
 Build = Callable[[Settings], Experiment]
-
-
-@dataclass(frozen=True)
-class Planned:
-    """An experiment before its profile is chosen."""
-
-    name: str
-    build: Build
-    data: tuple[str, ...]
-    profiles: tuple[str, ...]
-
-
-REGISTRY: list[Planned] = []
+REGISTRY: list[tuple[str, Build, Sequence[str], Sequence[str]]] = []
+"""Name, function, data sets and profiles of every experiment."""
 
 
 def experiment(name: str, *profiles: str, data: Sequence[str] = ("mnist",)) -> Callable[[Build], Build]:
-    """Make a function that builds an experiment known under its name, on the second and later data sets ``data_name``.
-
-    Args:
-        name: of the experiment.
-        profiles: that have it.
-        data: the data sets it can be on.
-    """
+    """Make known a function that builds an experiment in some profiles; on all but its first data set ``data_name``."""
 
     def register(build: Build) -> Build:
-        REGISTRY.append(Planned(name, build, tuple(data), profiles))
+        REGISTRY.append((name, build, data, profiles))
         return build
 
     return register

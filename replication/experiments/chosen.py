@@ -1,6 +1,4 @@
-"""The settings that validation chose for every method on MNIST and on NORB's stand-in; ``search.py`` has the trials."""
-
-from __future__ import annotations
+"""What every row is: settings that validation chose on MNIST and on NORB's stand-in; ``search.py`` has the trials."""
 
 from typing import Any, NamedTuple
 
@@ -9,58 +7,97 @@ from replication.methods.base import Method
 
 
 class Chosen(NamedTuple):
-    """A method as a table names it, and its settings beside the profile's."""
+    """A method or a net as a table names it, and its settings beside the profile's."""
 
     title: str
     variant: str
-    method: str
-    """Key of ``methods.METHODS``."""
+    of: str
+    """Key of ``methods.METHODS``; of a net the keys of its layers, the lowest first."""
     settings: dict[str, Any]
 
 
-_DROPOUT, _DENOISING, _BOTH = "50% hidden", "20% input dropout", "20% input and 50% hidden"
+_DENOISING, _STAGES = "20% input dropout", "layer-wise pre-training"
+_NAME, _DROPOUT, _DEEP, _K_NET = (
+    "k-sparse autoencoder",
+    "50% hidden",
+    "Deep dropout AE + F.T.",
+    "Deep k-sparse AE + F.T.",
+)
 _NET = {"visible": "sigmoid"}
 K_SPARSE: dict[str, Any] = {"bias_init": "centered", "activation": "linear"}
-MNIST = {
+_MNIST = {
     "rbm": Chosen("RBM", "", "rbm", {"learning_rate": 0.05, "persistent": False, "cd_steps": 5}),
     "dropout": Chosen(
         "Dropout autoencoder", _DROPOUT, "autoencoder", {**_NET, "hidden_dropout": 0.5, "learning_rate": 0.001}
     ),
+    # Activities below are not confined to [0, 1], so the visible layer is linear whatever was chosen for images.
+    "upper": Chosen("", "", "autoencoder", {"visible": "linear", "hidden_dropout": 0.5, "learning_rate": 0.001}),
     "denoising": Chosen(
         "Denoising autoencoder", _DENOISING, "autoencoder", {**_NET, "input_dropout": 0.2, "learning_rate": 0.01}
     ),
     "both": Chosen(
-        "Dropout + denoising autoencoder", _BOTH, "autoencoder",
+        "Dropout + denoising autoencoder", "20% input and 50% hidden", "autoencoder",
         {"input_dropout": 0.2, "hidden_dropout": 0.5, "visible": "linear", "learning_rate": 0.003},
     ),
-    "k40": Chosen("k-sparse autoencoder", "k=40", "k_sparse", {**K_SPARSE, "k": 40}),
-    "k25": Chosen("k-sparse autoencoder", "k=25", "k_sparse", {**K_SPARSE, "k": 25}),
-    "k10": Chosen("k-sparse autoencoder", "k=10", "k_sparse", {**K_SPARSE, "k": 10}),
+    **{f"k{k}": Chosen(_NAME, f"k={k}", "k_sparse", {**K_SPARSE, "k": k}) for k in (40, 25, 10)},
+    "k100": Chosen(_NAME, "k=100", "k_sparse", {**K_SPARSE, "k": 100, "k_start": 200}),
     "relu": Chosen("ReLU autoencoder", "", "autoencoder", {**_NET, "learning_rate": 0.001}),
     "kl_sparse": Chosen("KL-sparse autoencoder", "ρ=0.05", "kl_sparse", {"learning_rate": 0.1, "beta": 0.1}),
     "dbn": Chosen("DBN", "two layers", "dbn", {"learning_rate": 0.02, "persistent": False, "cd_steps": 1}),
+    "random_k": Chosen("Random weights", "k=25", "random_k", {}),
+    "pca": Chosen("PCA", "100 components", "pca", {}),
 }  # fmt: skip
-NORB = {
+_NORB = {
     "rbm": Chosen("RBM", "weight decay", "gaussian_rbm", {"learning_rate": 0.002}),
+    "upper": Chosen("", "", "rbm", {"learning_rate": 0.002}),
     "dropout": Chosen("Dropout autoencoder", "", "autoencoder", {"hidden_dropout": 0.5, "learning_rate": 0.0001}),
     "denoising": Chosen(
         "Denoising autoencoder", _DENOISING, "autoencoder", {"input_dropout": 0.2, "learning_rate": 0.00003}
     ),
-    "k150": Chosen("k-sparse autoencoder", "k=150", "k_sparse", {"k": 150}),
+    **{f"k{k}": Chosen(_NAME, f"k={k}", "k_sparse", {"k": k}) for k in (200, 150, 75)},
+}
+# Stage by stage, the printed rate of 1 diverges in deep nets.
+_MNIST_NETS = {
+    "none": Chosen("Without pre-training", "", "", {}),
+    "rbm": Chosen("RBM + F.T.", "", "rbm", {}),
+    "dropout": Chosen("Shallow dropout AE + F.T.", _DROPOUT, "dropout", {}),
+    "denoising": Chosen("Denoising AE + F.T.", _DENOISING, "denoising", {}),
+    "deep_dropout": Chosen(_DEEP, f"{_STAGES}, {_DROPOUT}", "dropout upper", {"learning_rate": 0.3}),
+    "k_sparse": Chosen("k-sparse AE + F.T.", "k=25", "k25", {"alpha": 6.0}),
+    "deep_k_sparse": Chosen(_K_NET, f"k=25, {_STAGES}", "k25 k25", {"learning_rate": 0.3, "alpha": 6.0}),
+    "at_once": Chosen(_K_NET, "k=25, all layers at once", "k25 k25", {"layerwise": False, "alpha": 6.0}),
+    "dbn": Chosen("DBN + F.T.", "layer-wise fine-tuning", "dbn", {}),
+}
+_NORB_NETS = {
+    "none": Chosen("Without pre-training", "", "", {}),
+    "dbn": Chosen("DBN", "", "rbm upper", {}),
+    "dropout": Chosen("Shallow dropout AE + F.T.", _DROPOUT, "dropout", {}),
+    "denoising": Chosen("Shallow denoising AE + F.T.", _DENOISING, "denoising", {}),
+    "deep_dropout": Chosen(_DEEP, f"{_STAGES}, {_DROPOUT}", "dropout dropout", {"learning_rate": 0.01}),
+    "k_sparse": Chosen("Shallow k-sparse AE + F.T.", "k=150", "k150", {"alpha": 2.0}),
+    "deep_k_sparse": Chosen(_K_NET, f"k=150, {_STAGES}", "k150 k150", {"alpha": 2.0}),
 }
 
 
 def method(s: Settings, key: str, **changes: Any) -> Method:
     """The chosen method of that key for the data of ``s``, with further changes."""
-    chosen = (MNIST if s.data.name == "mnist" else NORB)[key]
-    return s.method(chosen.method, **{**chosen.settings, **changes})
+    chosen = (_MNIST if s.data.name == "mnist" else _NORB)[key]
+    return s.method(chosen.of, **{**chosen.settings, **changes})
 
 
 def row(s: Settings, key: str, **changes: Any) -> Row:
     """The row of Table 1 or 2 of that key, with further changes."""
-    on_mnist = s.data.name == "mnist"
-    chosen = (MNIST if on_mnist else NORB)[key]
-    return s.readout_row(key, 1 if on_mnist else 2, chosen.title, chosen.variant, method(s, key, **changes))
+    table, rows = (1, _MNIST) if s.data.name == "mnist" else (2, _NORB)
+    return s.readout_row(key, table, rows[key].title, rows[key].variant, method(s, key, **changes))
+
+
+def net_row(s: Settings, key: str, **changes: Any) -> Row:
+    """The row of Table 3 or 4 of that key, with further changes of its fine-tuning."""
+    table, rows = (3, _MNIST_NETS) if s.data.name == "mnist" else (4, _NORB_NETS)
+    title, variant, layers, settings = rows[key]
+    return s.tuned_row(
+        key, table, title, variant, [method(s, one) for one in layers.split()], **{**settings, **changes}
+    )
 
 
 def fixed_k(s: Settings, k: int) -> Method:

@@ -1,7 +1,5 @@
 """Figure 1: MNIST filters at k = 70, 40, 25 and 10 (section 4.3), and other starts at k = 25."""
 
-from __future__ import annotations
-
 from replication.experiments.base import Experiment, Settings, experiment
 from replication.experiments.chosen import fixed_k, method
 
@@ -9,9 +7,7 @@ from replication.experiments.chosen import fixed_k, method
 @experiment("figure1", "smoke", "quick", "paper", "full")
 def figure1(s: Settings) -> Experiment:
     """Filters without the schedule; beside them zero biases and a centered start with the schedule."""
-    return Experiment(
-        notebook="01_sparsity_sweep_filters",
-        figures=("fig1", "fig1_starts", "one_digit"),
-        filters=tuple(s.encoder(fixed_k(s, k)) for k in (70, 40, 25, 10)),
-        compared=(s.encoder(s.k_sparse(k=25)), s.encoder(method(s, "k25"))),
-    )
+    filters = tuple(s.encoder(fixed_k(s, k)) for k in (70, 40, 25, 10))
+    compared = (s.encoder(s.k_sparse(k=25)), s.encoder(method(s, "k25")))
+    figures = ("fig1", "fig1_starts", "one_digit")
+    return Experiment(notebook="01_sparsity_sweep_filters", figures=figures, filters=filters, compared=compared)

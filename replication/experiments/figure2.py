@@ -1,15 +1,10 @@
 """Figure 2: NORB filters at k = 200, 150 and 50 (section 4.3)."""
 
-from __future__ import annotations
-
 from replication.experiments.base import Experiment, Settings, experiment
 
 
 @experiment("figure2", "smoke", "quick", "full", data=("norb", "toy_norb"))
 def figure2(s: Settings) -> Experiment:
     """Filters of both cameras."""
-    return Experiment(
-        notebook="01_sparsity_sweep_filters",
-        figures=("fig2",),
-        filters=tuple(s.encoder(s.k_sparse(k=k)) for k in (200, 150, 50)),
-    )
+    filters = tuple(s.encoder(s.k_sparse(k=k)) for k in (200, 150, 50))
+    return Experiment(notebook="01_sparsity_sweep_filters", figures=("fig2",), filters=filters)

@@ -1,13 +1,11 @@
 """The search for every method's settings: eight trials each, and four of each net's fine-tuning; validation chooses."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
-from replication.experiments import table3, table4
 from replication.experiments.base import Experiment, Row, Search, Settings, combinations, experiment
-from replication.experiments.chosen import row
+from replication.experiments.chosen import net_row, row
+from replication.experiments.table4 import KEYS
 
 Trials = list[dict[str, Any]]
 _ENERGY: Trials = [
@@ -19,10 +17,7 @@ _AUTOENCODER: Trials = [
     *combinations(visible=("linear",), learning_rate=(0.0003, 0.001, 0.003, 0.01)),
     *combinations(visible=("sigmoid",), learning_rate=(0.001, 0.003, 0.01, 0.03)),
 ]
-_KL: Trials = [
-    *combinations(learning_rate=(0.03,), beta=(0.3, 1.0)),
-    *combinations(learning_rate=(0.1, 0.3), beta=(0.1, 0.3, 1.0)),
-]
+_KL: Trials = combinations(learning_rate=(0.03, 0.1, 0.3), beta=(0.1, 0.3, 1.0))[1:]
 _K_SPARSE: Trials = [
     *combinations(bias_init=("zeros", "centered"), activation=("linear", "relu")),
     *combinations(bias_init=("centered",), activation=("linear",), learning_rate=(0.003, 0.02)),
@@ -31,10 +26,8 @@ _K_SPARSE: Trials = [
 
 
 def _search(s: Settings, build: Callable[..., Row], trials: dict[str, Trials]) -> tuple[Search, ...]:
-    return tuple(
-        Search(build(s, key), tuple((trial, build(s, key, **trial).at(0)) for trial in of_row))
-        for key, of_row in trials.items()
-    )
+    tried = {key: [(trial, build(s, key, **trial).at(0)) for trial in of_row] for key, of_row in trials.items()}
+    return tuple(Search(build(s, key), tuple(of_row)) for key, of_row in tried.items())
 
 
 @experiment("search", "search")
@@ -56,7 +49,7 @@ def rates(s: Settings) -> Experiment:
         "k_sparse": alphas, "deep_k_sparse": combinations(learning_rate=(0.3, 0.1), alpha=(3.0, 6.0)),
         "at_once": alphas, "dbn": every,
     }  # fmt: skip
-    return Experiment(shown_in=("search",), searches=_search(s, table3.row, trials))
+    return Experiment(shown_in=("search",), searches=_search(s, net_row, trials))
 
 
 @experiment("norb_search", "search", data=("norb", "toy_norb"))
@@ -73,5 +66,5 @@ def norb_search(s: Settings) -> Experiment:
 @experiment("norb_rates", "search", data=("norb", "toy_norb"))
 def norb_rates(s: Settings) -> Experiment:
     """Table 4's learning rates, four a net."""
-    trials = dict.fromkeys(table4.KEYS, combinations(learning_rate=(0.1, 0.03, 0.01, 0.003)))
-    return Experiment(shown_in=("search",), searches=_search(s, table4.row, trials))
+    trials = dict.fromkeys(KEYS, combinations(learning_rate=(0.1, 0.03, 0.01, 0.003)))
+    return Experiment(shown_in=("search",), searches=_search(s, net_row, trials))

@@ -1,12 +1,10 @@
-"""Sweeps: what moves the error of k = 25, one setting changed at a time or a few together, on part of the data."""
-
-from __future__ import annotations
+"""Sweeps: what moves the error of k = 25, on part of the data; what it comes to on all of it, and in longer runs."""
 
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from replication.experiments.base import Experiment, Point, Settings, Sweep, experiment
+from replication.experiments.base import Experiment, Settings, Sweep, experiment
 from replication.experiments.chosen import method
 from replication.judge.readout import ReadoutConfig
 from replication.runs import ReadoutRun
@@ -21,13 +19,10 @@ def _at(s: Settings, changes: dict[str, Any]) -> Callable[[int], ReadoutRun]:
 
 
 def _sweep(s: Settings, factor: str, *values: Any) -> Sweep:
-    made = [Point(_value(_at(s, {factor: value})(0), factor), _at(s, {factor: value})) for value in values]
-    return Sweep(factor, _value(_at(s, {})(0), factor), tuple(made), s.seeds)
-
-
-def _value(run: ReadoutRun, factor: str) -> Any:
-    assert run.encoder is not None
-    return getattr(run.readout if factor in _READOUT else run.encoder.method, factor)
+    run = _at(s, {})(0)
+    base = run.readout if factor in _READOUT else run.encoder and run.encoder.method
+    points = tuple((value, _at(s, {factor: value})) for value in values)
+    return Sweep(factor, getattr(base, factor), points, s.seeds)
 
 
 @experiment("settings", "search")
@@ -53,7 +48,7 @@ def combinations(s: Settings) -> Experiment:
         {"k_ramp": 0.25, "epochs": 100}, {"batch_size": 30, "epochs": 100},
         {"k_ramp": 0.25, "batch_size": 30, "epochs": 100},
     )  # fmt: skip
-    points = tuple(Point(changes, _at(s, changes)) for changes in together)
+    points = tuple((changes, _at(s, changes)) for changes in together)
     return Experiment(shown_in=("settings",), sweeps=(Sweep("together", {}, points, s.seeds),))
 
 
@@ -61,3 +56,22 @@ def combinations(s: Settings) -> Experiment:
 def sparsity(s: Settings) -> Experiment:
     """What k does, all other settings as chosen."""
     return Experiment(shown_in=("settings",), sweeps=(_sweep(s, "k", 5, 10, 15, 25, 40, 70, 100, 150, 200),))
+
+
+@experiment("epochs", "paper")
+def epochs(s: Settings) -> Experiment:
+    """As printed, one seed; a centered start and a bfloat16 support beside."""
+    changes: list[dict[str, Any]] = [{"epochs": n} for n in (20, 50, 100, 300, 5000)]
+    changes += [{"epochs": 50, "bias_init": "centered"}, {"epochs": 50, "support_dtype": "bfloat16"}]
+    curve = tuple(s.readout_run(s.k_sparse(k=25, **changed)) for changed in changes)
+    return Experiment(notebook="08_longer_runs", figures=("error_against_epochs",), curve=curve)
+
+
+@experiment("designed", "paper")
+def designed(s: Settings) -> Experiment:
+    """The settings that the sweeps found best together; and the readout refitted on all 60,000 images."""
+    best = method(s, "k25", k_ramp=0.25, batch_size=30, epochs=100)
+    name, variant = "k-sparse autoencoder", "k=25, designed search"
+    row = s.readout_row("k25_designed", 1, name, variant, best, "k25")
+    refitted = s.readout_row("k25_refitted", 1, name, f"{variant}, refitted", best, "k25", refit=True)
+    return Experiment(shown_in=("epochs",), rows=(row, refitted))

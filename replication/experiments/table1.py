@@ -1,25 +1,18 @@
 """Table 1: logistic regression on frozen MNIST features (section 4.4)."""
 
-from __future__ import annotations
-
 from replication.experiments.base import Experiment, Settings, experiment
 from replication.experiments.chosen import fixed_k, row
-
-_NAME = "k-sparse autoencoder"
 
 
 @experiment("table1", "smoke", "quick", "paper", "full")
 def table1(s: Settings) -> Experiment:
     """The paper's eight rows, settings chosen on validation; k-sparse ones also with k fixed and as printed."""
-    ks = (40, 25, 10)
-    return Experiment(
-        notebook="02_unsupervised_table",
-        figures=("error_against_alpha",),
-        rows=(
-            s.readout_row("pixels", 1, "Raw pixels", "", None),
-            *(row(s, key) for key in ("rbm", "dropout", "denoising", "both")),
-            *(s.readout_row(f"k{k}_fixed", 1, _NAME, f"k={k}, fixed k", fixed_k(s, k), f"k{k}") for k in ks),
-            *(row(s, f"k{k}") for k in ks),
-            *(s.readout_row(f"k{k}_printed", 1, _NAME, f"k={k}, as printed", s.k_sparse(k=k), f"k{k}") for k in ks),
-        ),
+    ks, name = (40, 25, 10), "k-sparse autoencoder"
+    rows = (
+        s.readout_row("pixels", 1, "Raw pixels", "", None),
+        *(row(s, key) for key in ("rbm", "dropout", "denoising", "both")),
+        *(s.readout_row(f"k{k}_fixed", 1, name, f"k={k}, fixed k", fixed_k(s, k), f"k{k}") for k in ks),
+        *(row(s, f"k{k}") for k in ks),
+        *(s.readout_row(f"k{k}_printed", 1, name, f"k={k}, as printed", s.k_sparse(k=k), f"k{k}") for k in ks),
     )
+    return Experiment(notebook="02_unsupervised_table", figures=("error_against_alpha",), rows=rows)

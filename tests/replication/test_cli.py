@@ -38,7 +38,7 @@ def test_run_carries_out_stores_and_then_loads(study: Study, capsys: pytest.Capt
     assert main(["run", name, "--profile", "smoke"]) == 0
     first = capsys.readouterr().out
     assert first.startswith(f"{name}: loss ")
-    stored = study.store.load(study.run(name))
+    stored = study.store.read(name)
     metrics = stored.metrics
     assert (metrics["seed"], metrics["engine"]) == (0, "cpu")
     assert stored.is_current
@@ -62,13 +62,13 @@ def test_a_run_of_other_code_is_carried_out_again(study: Study) -> None:
     path = study.store.folder(study.run(name)) / "metrics.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"code_digest": "of old"}))
     assert main(["run", name, "--profile", "smoke"]) == 0
-    assert study.store.load(study.run(name)).is_current
+    assert study.store.read(name).is_current
 
 
 def test_a_readout_trains_its_encoder_and_reports_its_error(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     name = run_id("readout-k10-zeros", study)
     assert main(["run", name, "--profile", "smoke"]) == 0
-    metrics = study.store.load(study.run(name)).metrics
+    metrics = study.store.read(name).metrics
     assert f"test error {metrics['test_error']:.2f}%" in capsys.readouterr().out
     assert metrics["code_mode"] == "alpha_k"
     assert metrics["encoder_run"] == run_id("train-k10-zeros", study)

@@ -96,7 +96,7 @@ def test_the_designed_row_has_the_settings_that_came_out_best_over_all_seeds() -
             errors[mean] = value if isinstance(value, dict) else {sweep.factor: value}
     run, again = rows("paper")[1, "mnist", "k25_designed"].at(0), rows("paper")[1, "mnist", "k25_refitted"].at(0)
     assert isinstance(run, ReadoutRun) and run.encoder is not None and isinstance(again, ReadoutRun)
-    base = next(e for e in experiments("search") if e.name == "combinations").sweeps[0].points[0].at(0)
+    base = next(e for e in experiments("search") if e.name == "combinations").sweeps[0].points[0][1](0)
     assert base.encoder is not None
     assert run.encoder.method == replace(base.encoder.method, **errors[min(errors)])
     assert (again.encoder, again.readout) == (run.encoder, replace(run.readout, refit=True))
@@ -106,10 +106,10 @@ def test_sweeps_change_settings_of_the_readout_as_well() -> None:
     (one,) = [e for e in experiments("search", 2) if e.name == "settings"]
     (alphas,) = [s for s in one.sweeps if s.factor == "alphas"]
     assert alphas.base == (2.0, 3.0)
-    assert [point.value for point in alphas.points] == [(1.0,), (2.0,), (3.0,), (4.0,), (2.0, 3.0)]
-    for point in alphas.points:
-        assert [point.at(seed).readout.alphas for seed in range(2)] == [point.value, point.value]
-        assert point.at(1).encoder == alphas.points[0].at(1).encoder
+    assert [value for value, _ in alphas.points] == [(1.0,), (2.0,), (3.0,), (4.0,), (2.0, 3.0)]
+    for value, at in alphas.points:
+        assert [at(seed).readout.alphas for seed in range(2)] == [value, value]
+        assert at(1).encoder == alphas.points[0][1](1).encoder
 
 
 def test_a_second_layer_is_trained_on_codes_of_the_first() -> None:

@@ -72,7 +72,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert sorted(path.name for path in store.folder(RUN).iterdir()) == [
         "config.json", "history.csv", "metrics.json", "weights.safetensors",
     ]  # fmt: skip
-    stored = store.load(RUN)
+    stored = store.read(RUN.run_id)
     assert (stored.run, stored.metrics) == (RUN, {"run_id": RUN.run_id, "loss": 1.5})
     assert stored.history.equals(HISTORY)
     assert all(torch.equal(a, b) for a, b in zip(store.load_model(RUN).parameters(), saved.parameters(), strict=True))
@@ -83,7 +83,7 @@ def test_committed_evidence_is_not_written(tmp_path: Path) -> None:
     RunStore(tmp_path).save(RUN, {"loss": 1.0}, HISTORY)
     with pytest.raises(StoreError, match="only --update-evidence writes there"):
         RunStore(tmp_path, read_only=True).save(RUN, {"loss": 2.0}, HISTORY)
-    assert RunStore(tmp_path).load(RUN).metrics["loss"] == 1.0
+    assert RunStore(tmp_path).read(RUN.run_id).metrics["loss"] == 1.0
 
 
 def test_a_failure_while_writing_leaves_the_earlier_run(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_failure_while_writing_leaves_the_earlier_run(tmp_path: Path) -> None:
     store.save(RUN, {"loss": 1.0}, HISTORY)
     with pytest.raises(ValueError, match="not JSON compliant"):
         store.save(RUN, {"loss": float("nan")}, HISTORY)
-    assert store.load(RUN).metrics["loss"] == 1.0
+    assert store.read(RUN.run_id).metrics["loss"] == 1.0
     assert [path.name for path in tmp_path.iterdir()] == [RUN.run_id]
 
 
@@ -121,8 +121,8 @@ def test_kill_9_while_writing_leaves_a_whole_run_and_the_next_writer_cleans_up(t
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     store = RunStore(tmp_path)
-    assert len(store.load(RUN).history) == 20000
-    assert store.load(RUN).metrics["loss"] >= 2
+    assert len(store.read(RUN.run_id).history) == 20000
+    assert store.read(RUN.run_id).metrics["loss"] >= 2
     store.save(RUN, {"loss": 0}, HISTORY)
     assert [path.name for path in tmp_path.iterdir()] == [RUN.run_id]
 
@@ -138,7 +138,7 @@ def test_readers_see_whole_runs_while_two_writers_replace_them(tmp_path: Path) -
 
     def read() -> None:
         while not stop.is_set():
-            seen.append(len(store.load(RUN).history))
+            seen.append(len(store.read(RUN.run_id).history))
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -146,14 +146,14 @@ def test_readers_see_whole_runs_while_two_writers_replace_them(tmp_path: Path) -
     stop.set()
     reader.join()
     assert set(seen) <= {1, 20000}, "a history of one version or the other"
-    assert store.load(RUN).metrics["loss"] == 14
+    assert store.read(RUN.run_id).metrics["loss"] == 14
     assert [path.name for path in tmp_path.iterdir()] == [RUN.run_id]
 
 
 def test_missing_broken_and_misnamed_runs_say_what_to_do(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
     with pytest.raises(StoreError, match=r"is missing: 'ksae run train-k2"):
-        store.load(RUN)
+        store.read(RUN.run_id)
     with pytest.raises(StoreError, match=r"weights.safetensors is missing: 'ksae run"):
         store.load_model(RUN)
     store.save(RUN, {"loss": 1.0}, HISTORY, model())
@@ -165,13 +165,13 @@ def test_missing_broken_and_misnamed_runs_say_what_to_do(tmp_path: Path) -> None
     config["train"]["seed"] = 7
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(StoreError, match="another run than its name says"):
-        store.load(RUN)
+        store.read(RUN.run_id)
     (folder / "metrics.json").write_text('{"loss": ')
     with pytest.raises(StoreError, match="delete it to have it carried out again"):
-        store.load(RUN)
+        store.read(RUN.run_id)
     assert not store.has(RUN), "what cannot be read is carried out again"
     store.save(RUN, {"loss": 2.0}, HISTORY)
-    assert store.load(RUN).metrics["loss"] == 2.0
+    assert store.read(RUN.run_id).metrics["loss"] == 2.0
 
 
 def test_metrics_without_an_id_are_not_a_run(tmp_path: Path) -> None:

@@ -88,11 +88,11 @@ def test_rounded_weights_are_looked_at_and_never_carried_on_from(
     assert study.model(run).weight.dtype == torch.float32
     trained: list[Run] = []
 
-    def carry_out(run: EncoderRun, progress: bool | None) -> None:
-        trained.append(run)
-        store(study, run)
+    def carry_out(runs: list[Run], study: Study) -> None:
+        trained.extend(runs)
+        store(study, *runs)
 
-    monkeypatch.setattr(study, "_carry_out", carry_out)
-    study.trained(run)
-    study.trained(run)
+    monkeypatch.setattr("replication.study.carry_out", carry_out)
+    study.model(run, exact=True)
+    study.model(run, exact=True)
     assert trained == [run]
