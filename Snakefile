@@ -1,13 +1,13 @@
 """The study as a workflow: batches of alike runs, then notebooks.
 
-`ksae reproduce` starts it; `ksae reproduce --profile full -- --executor slurm --jobs 20` runs it on a cluster.
+`ksae reproduce` decides on the steps and starts it; `ksae reproduce --profile full -- --executor slurm --jobs 20` runs
+it on a cluster.
 """
 
-import torch
+import json
+from pathlib import Path
 
-from replication.workflow import Workflow, step
-
-WORK = Workflow.from_environment()
+PLAN = json.loads(Path(".workflow.json").read_text(encoding="utf-8"))
 
 
 localrules:
@@ -16,41 +16,24 @@ localrules:
 
 rule everything:
     input:
-        WORK.runs,
-        [f"notebooks/{name}.ipynb" for name in WORK.notebooks],
+        PLAN["targets"],
+        [file for step in PLAN["steps"] for file in step["makes"]],
 
 
-for batch in WORK.batches:
+for step in PLAN["steps"]:
 
     rule:
         name:
-            batch.name
+            step["name"]
         input:
-            batch.needs,
+            step["needs"],
         output:
-            update(batch.files),
-        # Others wait for encoders, so that the last steps are short ones and no core is idle.
-        priority: 5 if batch.name.startswith("train") else 0
-        threads: 1
+            update(step["makes"]),
+        priority: step["priority"]
+        threads: workflow.cores if step["on_gpu"] else 1
         resources:
-            gpu=int(torch.cuda.is_available()),
+            gpu=int(step["on_gpu"]),
         params:
-            command=step("run", *batch.runs, *WORK.options, *WORK.how),
-        shell:
-            "NUMBA_NUM_THREADS={threads} {params.command}"
-
-
-for name, one in WORK.notebooks.items():
-
-    rule:
-        name:
-            f"notebook_{name}"
-        input:
-            WORK.shown(one),
-        output:
-            update(f"notebooks/{name}.ipynb"),
-        priority: 10
-        params:
-            command=step("notebook", name, *WORK.options),
+            command=step["command"],
         shell:
             "NUMBA_NUM_THREADS={threads} {params.command}"

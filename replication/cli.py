@@ -120,7 +120,7 @@ def _run(options: argparse.Namespace) -> None:
         return
     follow_owner()
     runs = [study.run(run_id) for run_id in options.run_id]
-    todo = runs if options.force else [run for run in runs if study.is_due(run, stale=not study.updates_evidence)]
+    todo = [run for run in runs if options.force or study.is_due(run, stale=not study.updates_evidence)]
     try:
         carry_out(todo, study, device=options.device, resume=options.resume)
     except ValueError as error:

@@ -17,7 +17,7 @@ from replication.data import load_data
 from replication.judge import finetune as tuning
 from replication.judge.gabor import gabor_report
 from replication.judge.readout import evaluate
-from replication.methods.base import Device, Method
+from replication.methods.base import Device, Method, torch_device
 from replication.methods.plain import Pixels
 from replication.provenance import provenance
 from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, Run, RunStore, StoredRun, digest_of, stack
@@ -39,9 +39,16 @@ class _Found(NamedTuple):
     model: nn.Module | None = None
 
 
-def _encoders(runs: Sequence[EncoderRun], study: Home, device: Device) -> Iterator[_Found | DivergenceError]:
+def _encoders(
+    runs: Sequence[EncoderRun], study: Home, device: Device, resume: bool
+) -> Iterator[_Found | DivergenceError]:
     pairs = [_inputs(run, study) for run in runs]
-    methods, checkpoints = [run.method for run in runs], [study.store.checkpoint(run) for run in runs]
+    methods = [run.method for run in runs]
+    # What is trained at once has one checkpoint, which is of no use to another batch.
+    together = len(runs) > 1 and methods[0].used_engine(device) == "gpu"
+    checkpoints = [study.store.checkpoint(runs if together else [run]) for run in runs]
+    for checkpoint in () if resume else checkpoints:
+        checkpoint.unlink(missing_ok=True)
     started = time.perf_counter()
     fitted = methods[0].fit_many(methods, [x for x, _ in pairs], checkpoints, device=device, progress=None)
     elapsed = (time.perf_counter() - started) / len(runs)
@@ -53,9 +60,11 @@ def _encoders(runs: Sequence[EncoderRun], study: Home, device: Device) -> Iterat
         seconds = float(history["seconds"].sum()) if "seconds" in history else elapsed
         results = _describe(run, model, *pair, history) | {"engine": run.method.used_engine(device)}
         yield _Found(seconds, results, history, model)
+    for checkpoint in checkpoints:
+        checkpoint.unlink(missing_ok=True)
 
 
-def _nets(runs: Sequence[FinetuneRun], study: Home, device: Device) -> Iterator[_Found | DivergenceError]:
+def _nets(runs: Sequence[FinetuneRun], study: Home, device: Device, _: bool) -> Iterator[_Found | DivergenceError]:
     data = load_data(runs[0].data)
     nets = []
     for run in runs:
@@ -81,7 +90,7 @@ def _nets(runs: Sequence[FinetuneRun], study: Home, device: Device) -> Iterator[
         yield _Found(float(history["seconds"].sum()), results, history)
 
 
-def _readouts(runs: Sequence[ReadoutRun], study: Home, device: Device) -> Iterator[_Found]:
+def _readouts(runs: Sequence[ReadoutRun], study: Home, device: Device, _: bool) -> Iterator[_Found]:
     for run in runs:
         data, encoder = load_data(run.data), run.encoder
         method: Method = Pixels() if encoder is None else encoder.method
@@ -121,11 +130,9 @@ def carry_out(runs: Sequence[Run], study: Home, *, device: Device = "auto", resu
     """
     done: dict[str, StoredRun] = {}
     failed: list[str] = []
-    for run in () if resume else runs:
-        study.store.checkpoint(run).unlink(missing_ok=True)
     for batch in alike(runs):
         data = load_data(batch[0].data)
-        for run, found in zip(batch, _HOW[type(batch[0])](batch, study, device), strict=True):
+        for run, found in zip(batch, _HOW[type(batch[0])](batch, study, device, resume), strict=True):
             if isinstance(found, DivergenceError):
                 failed.append(f"{run.run_id}: {found}")
                 continue
@@ -133,6 +140,7 @@ def carry_out(runs: Sequence[Run], study: Home, *, device: Device = "auto", resu
                 "run_id": run.run_id,
                 "seed": run.seed,
                 **found.results,
+                "device": torch_device(device).type,
                 "wall_seconds": round(found.seconds, 3),
                 "data_sha256": data.sha256,
                 "preprocessing": data.preprocessing,
@@ -140,7 +148,6 @@ def carry_out(runs: Sequence[Run], study: Home, *, device: Device = "auto", resu
                 **provenance(),
             }
             done[run.run_id] = study.store.save(run, record, found.history, found.model)
-            study.store.checkpoint(run).unlink(missing_ok=True)
     if failed:
         raise DivergenceError("; ".join(failed))
     return [done[run.run_id] for run in runs]

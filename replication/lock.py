@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from socket import gethostname
 from typing import IO
 
 from ksae_lib.io import KsaeError
@@ -27,19 +28,22 @@ def owner(folder: Path) -> Iterator[None]:
     path = folder / ".lock"
     busy = BusyError(f"Another 'ksae reproduce' is at work on {folder}: wait for it or stop it.")
     with path.open("a") as held, (folder / ".steps").open("a") as steps:
-        if not _taken(held, fcntl.LOCK_EX):
-            raise busy
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        # A step that looks whether its workflow is gone holds the lock for a moment.
+        while not _taken(held, fcntl.LOCK_EX):
+            if time.monotonic() > deadline or _is_running(path.read_text(encoding="ascii")):
+                raise busy
+            time.sleep(_POLL_SECONDS)
         held.truncate(0)
         held.write(str(os.getpid()))
         held.flush()
         # Steps of a workflow that was killed see that the lock is another's, and end.
-        deadline = time.monotonic() + _PATIENCE_SECONDS
         while not _taken(steps, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
                 raise busy
             time.sleep(_POLL_SECONDS)
         fcntl.flock(steps, fcntl.LOCK_UN)
-        os.environ[_OWNER] = f"{os.getpid()} {path}"
+        os.environ[_OWNER] = f"{os.getpid()} {gethostname()} {path}"
         try:
             yield
         finally:
@@ -50,7 +54,10 @@ def follow_owner() -> None:
     """End this process, whatever it does, as soon as the workflow that started it is gone; without one do nothing."""
     if _OWNER not in os.environ:
         return
-    number, _, name = os.environ[_OWNER].partition(" ")
+    number, host, name = os.environ[_OWNER].split(" ", 2)
+    if host != gethostname():
+        # A job of a cluster: its scheduler ends it, and locks need not reach from one machine to the next.
+        return
     path = Path(name)
     steps = path.with_name(".steps").open("a")
     fcntl.flock(steps, fcntl.LOCK_SH)
@@ -62,6 +69,16 @@ def follow_owner() -> None:
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _is_running(number: str) -> bool:
+    try:
+        os.kill(int(number or 0), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        pass
+    return bool(number)
 
 
 def _taken(file: IO[str], how: int) -> bool:

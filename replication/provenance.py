@@ -39,7 +39,7 @@ def _git_commit() -> str | None:
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         commit = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True, stderr=subprocess.DEVNULL).strip()
-        changed = subprocess.check_output([*git, "status", "--porcelain", "--", ":/ksae_lib"])
+        changed = subprocess.check_output([*git, "status", "--porcelain", "--", ":/ksae_lib", ":/replication"])
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + "-dirty" if changed else commit

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
@@ -14,11 +15,9 @@ from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, ClassVar
 
 import pandas as pd
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import float16, nn
 
-from ksae_lib.io import KsaeError, save_tensors, sweep, sync_file, temporary_prefix
+from ksae_lib.io import KsaeError, load_tensors, save_tensors, sweep, sync_file, temporary_prefix
 from replication.code_digest import closure_digest
 from replication.data import DATASETS
 from replication.data.base import DataConfig
@@ -188,6 +187,8 @@ def digest_of(run: Run, engine: str | None = None) -> str:
         roots |= {"ksae_lib.metrics", *(["replication.judge.gabor"] if run.data.name == "patches" else [])}
     else:
         roots.add(f"replication.judge.{run.step}")
+    # Codes are those of the processor's kernels, whatever trained the encoder.
+    engine = engine if isinstance(run, EncoderRun) else "cpu"
     others = [name for key, names in _ENGINES.items() if engine in _ENGINES and key != engine for name in names]
     return closure_digest(tuple(sorted(roots)), tuple(others))
 
@@ -219,9 +220,10 @@ class RunStore:
         """Where the run is, or will be."""
         return self.root / run.run_id
 
-    def checkpoint(self, run: Run) -> Path:
-        """Where a run under way keeps its checkpoint."""
-        return self.root / ".checkpoints" / f"{run.run_id}.safetensors"
+    def checkpoint(self, runs: Sequence[Run]) -> Path:
+        """Where runs under way, of the code that is here, keep their checkpoint."""
+        whole = hashlib.sha256(" ".join(f"{run.run_id} {digest_of(run)}" for run in runs).encode()).hexdigest()[:16]
+        return self.root / ".checkpoints" / f"{runs[0].run_id}-{whole}.safetensors"
 
     def names(self) -> list[str]:
         """Ids of the runs that have a folder, in order."""
@@ -231,12 +233,18 @@ class RunStore:
         """Seeds that occur among the runs."""
         return sorted({int(seed) for name in self.names() for seed in re.findall(r"-s(\d+)-", name)} | {0})
 
-    def has(self, run: Run, weights: bool = False, exact: bool = False) -> bool:
-        """Whether the run is here and can be read; with its ``weights``; with weights not rounded to float16."""
-        path = self.folder(run) / _WEIGHTS
-        if self.find(run) is None or (weights and not path.exists()):
+    def has(self, run: Run, weights: bool = False) -> bool:
+        """Whether the run is here and can be read; with its ``weights``."""
+        return self.find(run) is not None and (not weights or (self.folder(run) / _WEIGHTS).exists())
+
+    def is_ready(self, run: Run) -> bool:
+        """Whether other runs can be carried out on this one: of the code that is here, with weights not rounded."""
+        stored, path = self.find(run), self.folder(run) / _WEIGHTS
+        if stored is None or not stored.is_current or not path.exists():
             return False
-        return not exact or all(tensor.dtype != float16 for tensor in load_file(path).values())
+        with suppress(ValueError, OSError):
+            return all(tensor.dtype != float16 for tensor in load_tensors(path)[0].values())
+        return False
 
     def find(self, run: Run) -> StoredRun | None:
         """The run, or None where it is missing or cannot be read."""
@@ -248,7 +256,9 @@ class RunStore:
         """Read a finished run; a ``StoreError`` if it is missing, cannot be read or is not the run of that name."""
         folder = self.root / run_id
         if not folder.is_dir():
-            raise StoreError(f"{folder} is missing: 'ksae run {run_id}' carries it out.")
+            raise StoreError(
+                f"{folder} is missing: 'ksae run {run_id} --profile {self.root.parent.name}' carries it out."
+            )
         try:
             config, metrics, history = _read_together(folder)
             run = from_json(config)
@@ -258,17 +268,22 @@ class RunStore:
             raise StoreError(f"{folder} holds another run than its name says: delete it to have it carried out again.")
         return StoredRun(run, metrics, history)
 
+    def _command(self, run_id: str) -> str:
+        return f"'ksae run --profile {self.root.parent.name} {run_id}'"
+
     def load_model(self, run: EncoderRun) -> nn.Module:
         """The trained model of a run; a ``StoreError`` if its weights are not here or cannot be read."""
         path = self.folder(run) / _WEIGHTS
         if not path.exists():
-            raise StoreError(f"{path} is missing: 'ksae run --force {run.run_id}' trains the run again.")
+            raise StoreError(
+                f"{path} is missing: 'ksae run --force {run.run_id} --profile {self.root.parent.name}' makes it."
+            )
         try:
-            weights = {name: t.float() if t.is_floating_point() else t for name, t in load_file(path).items()}
+            weights = {name: t.float() if t.is_floating_point() else t for name, t in load_tensors(path)[0].items()}
             known = "weight" in weights
             model = run.method.build(weights["weight"].shape[1] if known else self.read(run.run_id).metrics["inputs"])
             model.load_state_dict(weights)
-        except (SafetensorError, OSError, RuntimeError, KeyError) as error:
+        except (ValueError, OSError, RuntimeError, KeyError) as error:
             advice = "delete its folder to have the run carried out again"
             raise StoreError(f"{path} is damaged ({error}): {advice}.") from error
         return model

@@ -94,10 +94,10 @@ class Study:
     def model(self, run: EncoderRun, exact: bool = False) -> nn.Module:
         """The trained model of a run, from the reader's or the committed weights, else trained now.
 
-        ``exact`` takes no rounded weights, since other runs are to be carried out on the model.
+        ``exact`` takes no rounded weights and none of other code, since other runs are to be carried out on the model.
         """
         for store in (self.store, self.evidence):
-            if store.has(run, weights=True, exact=exact):
+            if store.is_ready(run) if exact else store.has(run, weights=True):
                 return store.load_model(run)
         carry_out([run], self)
         return self.store.load_model(run)

@@ -1,22 +1,24 @@
 """What Snakemake is told: batches of alike runs that are to be carried out, and the notebooks that show them."""
 
+import hashlib
 import json
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 
-from ksae_lib.io import KsaeError
+from ksae_lib.io import KsaeError, write_text
 from replication.execute import alike
 from replication.experiments.base import Experiment
 from replication.lock import owner
-from replication.runs import Run, requires
+from replication.runs import EncoderRun, Run, requires
 from replication.study import Study, project_root
 
-_REQUEST = "KSAE_WORKFLOW"
+PLAN = ".workflow.json"
+"""File in the profile's folder that tells the Snakefile, and the jobs of a cluster, the same steps."""
 _SNAKEMAKE = (
     "--resources gpu=1 --rerun-incomplete --keep-incomplete --nolock --keep-going --scheduler greedy "
     "--quiet rules host --rerun-triggers mtime"
@@ -27,66 +29,75 @@ class WorkflowError(KsaeError):
     """A step of the workflow failed."""
 
 
-class Batch(NamedTuple):
-    """A step: alike runs in one process; files are relative to the profile's folder."""
+class Step(NamedTuple):
+    """What Snakemake runs; files are relative to the profile's folder."""
 
     name: str
-    runs: list[str]
-    files: list[str]
     needs: list[str]
-    """Files of other runs."""
+    makes: list[str]
+    priority: int
+    command: str
+    on_gpu: bool = False
 
 
-class Workflow:
-    """The steps that bring a study's store up to date; arguments as of ``run_workflow``."""
+def steps(study: Study, only: str, force: bool, stale: bool, resume: bool) -> tuple[list[Step], list[str]]:
+    """Steps that carry out what is due and execute notebooks, and the names of those that must run.
 
-    def __init__(
-        self, study: Study, only: str = "", force: bool = False, stale: bool = True, resume: bool = True
-    ) -> None:
-        self.experiments = selected(study, only)
-        self.options = ["--profile", study.profile, *(["--seeds", str(study.seeds)] if study.seeds else [])]
-        self.how = [*(["--force"] if force else []), *([] if resume else ["--no-resume"])]
-        runs = {run.run_id: run for one in self.experiments for run in one.runs()}
-        self.runs = [_file(run_id) for run_id in runs]
-        due = {run_id for run_id, run in runs.items() if force or study.is_due(run, stale)}
-        needed = {one.run_id for run_id in due for one in requires(runs[run_id])}
-        due |= {run_id for run_id in needed & runs.keys() if not study.store.has(runs[run_id], weights=True)}
-        self.batches = list(_batches(study, [run for run_id, run in runs.items() if run_id in due]))
-        self.notebooks = {one.executed: one for one in self.experiments if one.executed}
+    Arguments as of ``run_workflow``. A step's command carries its runs out whatever is stored: this decides.
+    """
+    experiments = selected(study, only)
+    options = ["--profile", study.profile, *(["--seeds", str(study.seeds)] if study.seeds else [])]
+    how = [*options, "--force", *([] if resume else ["--no-resume"])]
+    runs = {run.run_id: run for one in experiments for run in one.runs()}
+    due = {run_id for run_id, run in runs.items() if force or study.is_due(run, stale)}
+    needed = {one.run_id for run_id in due for one in requires(runs[run_id])}
+    due |= {run_id for run_id in needed & runs.keys() if not study.store.is_ready(runs[run_id])}
+    batches = list(_batches(study, [run for run_id, run in runs.items() if run_id in due]))
+    made = []
+    for batch in batches:
+        names = [run.run_id for run in batch]
+        needs = dict.fromkeys(_file(one.run_id) for run in batch for one in requires(run))
+        name = f"{batch[0].step}_{hashlib.sha256(' '.join(names).encode()).hexdigest()[:12]}"
+        # Others wait for encoders, so that the last steps are short ones and no core is idle.
+        priority = 5 if isinstance(batch[0], EncoderRun) else 0
+        files = [_file(run_id) for run_id in names]
+        made.append(Step(name, list(needs), files, priority, _command("run", *names, *how), torch.cuda.is_available()))
+    forced = [one.name for one in made]
+    for one in experiments:
+        if one.notebook:
+            source = project_root() / "notebooks" / f"{one.notebook}.ipynb"
+            needs = dict.fromkeys([_literal(str(source)), *_shown(one, experiments)])
+            output = [f"notebooks/{one.executed}.ipynb"]
+            command = _command("notebook", str(one.executed), *options)
+            made.append(Step(f"notebook_{one.executed}", list(needs), output, 10, command))
+            forced += [made[-1].name] if force else []
+    return made, forced
 
-    @classmethod
-    def from_environment(cls) -> Self:
-        """The workflow that ``run_workflow`` asked for; by default profile ``quick``."""
-        request: dict[str, Any] = {"profile": "quick", "seeds": None} | json.loads(os.environ.get(_REQUEST, "{}"))
-        return cls(Study(request.pop("profile"), request.pop("seeds")), **request)
 
-    def shown(self, one: Experiment) -> list[str]:
-        """Files of the runs that an experiment's notebook shows: its own, and those of others here that it shows."""
-        others = [other for other in self.experiments if one.name in other.shown_in]
-        return list(dict.fromkeys(_file(run.run_id) for shown in (one, *others) for run in shown.runs()))
+def _shown(one: Experiment, among: Sequence[Experiment]) -> list[str]:
+    """Files of the runs that an experiment's notebook shows: its own, and those of others here that it shows."""
+    others = [other for other in among if one.name in other.shown_in]
+    return [_file(run.run_id) for shown in (one, *others) for run in shown.runs()]
 
 
 def selected(study: Study, only: str) -> tuple[Experiment, ...]:
     """The experiments named, or all but those on NORB's files and on its stand-in; a ``PlanError`` of unknown names."""
     if not only:
         return tuple(one for one in study.experiments if "norb" not in one.data)
-    return tuple(study.experiment(name.strip()) for name in only.split(","))
+    return tuple(study.experiment(name.strip()) for name in only.split(",") if name.strip())
 
 
 def _file(run_id: str) -> str:
     return f"runs/{run_id}/metrics.json"
 
 
-def _batches(study: Study, runs: Sequence[Run]) -> Iterable[Batch]:
+def _batches(study: Study, runs: Sequence[Run]) -> Iterator[list[Run]]:
     # A GPU trains the runs of a batch together; a processor one after the other, so that few leave no core idle.
     most = 64 if torch.cuda.is_available() else 16 if study.profile == "smoke" else 2
-    for number, group in enumerate(alike(runs)):
-        for start in range(0, len(group), most):
-            batch = group[start : start + most]
-            names = [run.run_id for run in batch]
-            needs = dict.fromkeys(_file(one.run_id) for run in batch for one in requires(run))
-            title = f"{batch[0].step}_{number}_{start // most}"
-            yield Batch(title, names, [_file(name) for name in names], list(needs))
+    for group in alike(runs):
+        parts = -(-len(group) // most)
+        # Every so-manieth: neighbours in the plan cost alike, and the parts then do too.
+        yield from (group[start::parts] for start in range(parts))
 
 
 def run_workflow(
@@ -106,11 +117,15 @@ def run_workflow(
     """
     from snakemake.cli import main
 
-    first = [f"notebooks/{one.executed}.ipynb" for one in selected(study, only) if one.executed][:1]
-    request = {"profile": study.profile, "seeds": study.seeds, "only": only, "force": force, "stale": stale}
-    os.environ |= study.environment | {_REQUEST: json.dumps({**request, "resume": resume})}
+    made, forced = steps(study, only, force, stale, resume)
+    os.environ |= study.environment
     command = ["--snakefile", str(project_root() / "Snakefile"), "--directory", str(study.folder), "--cores", str(jobs)]
+    command += ["--forcerun", *forced] if forced else []
+    first = [output for step in made if step.name.startswith("notebook") for output in step.makes][:1]
     with owner(study.folder):
+        targets = [_file(run.run_id) for one in selected(study, only) for run in one.runs()]
+        plan = {"targets": list(dict.fromkeys(targets)), "steps": [step._asdict() for step in made]}
+        write_text(study.folder / PLAN, json.dumps(plan))
         try:
             main([*command, *_SNAKEMAKE.split(), *(["--prioritize", *first] if first else []), *extra])
         except SystemExit as ended:
@@ -119,6 +134,10 @@ def run_workflow(
                 raise WorkflowError(f"A step failed, see above. {advice}") from None
 
 
-def step(*words: str) -> str:
-    """The shell command of a step."""
-    return shlex.join([sys.executable, "-m", "ksae_lib.cli", *words])
+def _command(*words: str) -> str:
+    return _literal(shlex.join([sys.executable, "-m", "ksae_lib.cli", *words]))
+
+
+def _literal(text: str) -> str:
+    """As Snakemake takes it without wildcards."""
+    return text.replace("{", "{{").replace("}", "}}")

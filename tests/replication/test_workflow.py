@@ -8,8 +8,8 @@ import torch
 
 from replication.experiments.base import PlanError
 from replication.runs import EncoderRun, Run, RunStore, digest_of
-from replication.study import Study
-from replication.workflow import Workflow, selected
+from replication.study import Study, project_root
+from replication.workflow import Step, selected, steps
 
 HISTORY = pd.DataFrame({"loss": [1.0]})
 
@@ -26,9 +26,16 @@ def store(study: Study, run: Run, code_digest: str | None = None) -> None:
     study.store.save(run, {"engine": "cpu", "code_digest": digest, "inputs": 784}, HISTORY, model)
 
 
+def all_steps(study: Study, only: str, **changes: bool) -> list[Step]:
+    return steps(study, only, **{"force": False, "stale": True, "resume": True} | changes)[0]
+
+
 def planned(study: Study, only: str = "figure1", **changes: bool) -> list[str]:
-    work = Workflow(study, only, **{"force": False, "stale": True, "resume": True} | changes)
-    return [name for batch in work.batches for name in batch.runs]
+    """Ids of the runs that steps carry out, each of which must run."""
+    made, forced = steps(study, only, **{"force": False, "stale": True, "resume": True} | changes)
+    batches = [step for step in made if not step.name.startswith("notebook")]
+    assert {step.name for step in batches} <= set(forced), "whatever files are there"
+    return [Path(file).parent.name for step in batches for file in step.makes]
 
 
 def test_selected_takes_names_and_notebooks_and_leaves_norb_to_its_own_target() -> None:
@@ -41,13 +48,21 @@ def test_selected_takes_names_and_notebooks_and_leaves_norb_to_its_own_target() 
 
 
 def test_alike_runs_share_a_step_and_encoders_come_first(study: Study) -> None:
-    work = Workflow(study, "table1,table3", force=False, stale=True, resume=True)
-    assert any(len(batch.runs) > 1 for batch in work.batches)
+    made = all_steps(study, "table1,table3")
+    assert any(len(step.makes) > 1 for step in made)
     done: set[str] = set()
-    for batch in work.batches:
-        assert set(batch.needs) <= done
-        done |= set(batch.files)
-    assert done == set(work.runs)
+    for step in made:
+        assert set(step.needs) <= done or step.name.startswith("notebook")
+        done |= set(step.makes)
+    runs = [run.run_id for name in ("table1", "table3") for run in study.experiment(name).runs()]
+    assert {f"runs/{name}/metrics.json" for name in runs} <= done
+
+
+def test_a_step_has_the_same_name_wherever_its_runs_are_planned(study: Study) -> None:
+    names = {step.name: step.makes for step in all_steps(study, "table1")}
+    store(study, study.experiment("table1").runs()[-1])
+    for step in all_steps(study, "table1"):
+        assert names.get(step.name, step.makes) == step.makes
 
 
 def test_what_is_stored_and_current_is_not_planned(study: Study) -> None:
@@ -71,12 +86,23 @@ def test_an_encoder_without_weights_is_trained_where_it_is_needed(study: Study) 
     assert encoder.run_id in planned(study, "table1")
 
 
-def test_a_notebook_shows_the_runs_of_experiments_that_are_carried_out_beside_it(study: Study) -> None:
-    alone = Workflow(study, "table1", force=False, stale=True, resume=True)
-    both = Workflow(study, "table1,beyond", force=False, stale=True, resume=True)
-    one = study.experiment("table1")
-    assert set(alone.shown(one)) == set(alone.runs)
-    assert set(both.shown(one)) == set(both.runs)
+def test_a_notebook_needs_its_source_and_the_runs_that_it_shows(study: Study) -> None:
+    def needs(only: str) -> set[str]:
+        (step,) = [step for step in all_steps(study, only) if step.name == "notebook_02_unsupervised_table"]
+        assert "--no-resume" not in step.command and "--force" not in step.command
+        return set(step.needs)
+
+    alone, both = needs("table1"), needs("table1,beyond")
+    assert str(project_root() / "notebooks" / "02_unsupervised_table.ipynb") in alone
+    files = [{f"runs/{run.run_id}/metrics.json" for run in study.experiment(n).runs()} for n in ("table1", "beyond")]
+    assert files[0] <= alone and not (files[1] - files[0]) & alone
+    assert files[0] | files[1] <= both
+
+
+def test_force_executes_notebooks_too(study: Study) -> None:
+    made, forced = steps(study, "figure1", force=True, stale=True, resume=False)
+    assert {step.name for step in made} == set(forced)
+    assert all("--no-resume" in step.command for step in made if not step.name.startswith("notebook"))
 
 
 def test_rounded_weights_are_looked_at_and_never_carried_on_from(
