@@ -33,12 +33,13 @@ def comparison(study: Study) -> pd.DataFrame:
         ``same_code``: whether the committed run is of the code that is here.
     """
     ids = [] if study.updates_evidence else sorted({*study.store.names()} & {*study.evidence.names()})
+    evidence = {name: study.evidence.read(name) for name in (study.evidence.names() if ids else ())}
     of_seeds: dict[str, list[StoredRun]] = {}
-    for stored in map(study.evidence.read, study.evidence.names() if ids else ()):
+    for stored in evidence.values():
         of_seeds.setdefault(_without_seeds(stored), []).append(stored)
     records = []
     for name in ids:
-        committed = study.evidence.read(name)
+        committed = evidence[name]
         # What cannot be read is carried out again when it is asked for.
         if (own := study.store.find(committed.run)) is None:
             continue
