@@ -17,7 +17,7 @@ from scipy import sparse
 from torch import Tensor
 
 from ksae_lib.engines import kernels
-from ksae_lib.engines.cpu import SparseInputs, mostly_zero
+from ksae_lib.engines.cpu import mostly_zero, sparse_inputs
 from ksae_lib.model import CodeMode, KSparseAutoencoder
 from ksae_lib.selection import K_LARGEST, check_k
 
@@ -73,17 +73,16 @@ def codes(
 
 def _sum_without_zeros(model: KSparseAutoencoder, x: Tensor) -> Tensor:
     """The model's pre-activations by a product that leaves zero inputs out, a part of the examples in each thread."""
-    inputs, weight, bias = SparseInputs(x.numpy()), model.weight.detach().numpy(), model.bias.detach().numpy()
-    z = torch.empty(len(x), model.units, dtype=model.weight.dtype)
+    inputs, tiles = sparse_inputs(x.numpy()), kernels.tiles_of(model.weight.detach().numpy())
+    bias = torch.zeros(kernels.padded(model.units, kernels.LANES), dtype=model.bias.dtype)
+    bias[: model.units] = model.bias.detach()
+    z = torch.empty(len(x), len(bias), dtype=bias.dtype)
 
     def product(rows: slice) -> None:
-        kernels.encode_rows(
-            inputs.starts, inputs.pixels, inputs.values, np.arange(len(x))[rows],
-            weight, bias, kernels.columns_for(weight, 1)[0], z.numpy()[rows],
-        )  # fmt: skip
+        kernels.encode_rows(*inputs, np.arange(len(x))[rows], tiles, bias.numpy(), z[rows].view(-1).numpy())
 
     _in_threads(product, len(x))
-    return z
+    return z[:, : model.units].contiguous()
 
 
 def keep_largest(model: KSparseAutoencoder, z: Tensor, k: int) -> sparse.csr_array:

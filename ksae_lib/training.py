@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ksae_lib import schedule
 from ksae_lib.engines.base import Engine
-from ksae_lib.engines.cpu import CpuEngine, SupportDtype
+from ksae_lib.engines.cpu import CpuEngine
 from ksae_lib.engines.gpu import GpuEngine
 from ksae_lib.engines.reference import ReferenceEngine
 from ksae_lib.loop import Checkpoint, DivergenceError, History, Row, data_digest, run_epochs
@@ -27,7 +27,7 @@ from ksae_lib.selection import check_k, rule_of
 Trained = tuple[KSparseAutoencoder, History]
 ENGINES: dict[str, type[Engine]] = {"gpu": GpuEngine, "cpu": CpuEngine, "reference": ReferenceEngine}
 ENGINE_NAMES = ("auto", *ENGINES)
-_ALIKE = ("units", "epochs", "batch_size", "activation", "momentum", "momentum_end", "selection", "support_dtype")
+_ALIKE = ("units", "epochs", "batch_size", "activation", "momentum", "momentum_end", "selection")
 # Measured on MNIST with 1000 units: from this share of kept units the reference engine is as fast as the cpu engine.
 _DENSE_FROM = 0.5
 _CHECKED_AT_ONCE = 10_000
@@ -62,8 +62,6 @@ class TrainConfig:
     bias_init: BiasInit = "zeros"
     """``zeros`` as printed, or ``centered``: start from centred data."""
     activation: Activation = "linear"
-    support_dtype: SupportDtype = "float32"
-    """cpu engine only: ``bfloat16`` finds the support from a bfloat16 product."""
     seed: int = 0
     selection: str = "sort"
     """Rule that decides which units are kept, a key of ``selection.RULES``."""
@@ -97,7 +95,6 @@ class TrainConfig:
 _CHOICES = {
     "bias_init": get_args(BiasInit),
     "activation": get_args(Activation),
-    "support_dtype": get_args(SupportDtype),
 }
 
 
@@ -125,14 +122,10 @@ def choose_engine(config: TrainConfig, engine: str = "auto") -> tuple[str, str]:
         raise ValueError(f"engine = 'gpu' is not possible: {missing}. Choose auto or cpu.")
     if config.selection not in ENGINES[name].rules:
         raise ValueError(f"The {name} engine does not know selection = {config.selection!r}: choose reference.")
-    if config.support_dtype != "float32" and name != "cpu":
-        raise ValueError(f"The {name} engine has no support_dtype = {config.support_dtype!r}: choose cpu.")
     return name, why
 
 
 def _fastest(config: TrainConfig) -> tuple[str, str]:
-    if config.support_dtype != "float32":
-        return "cpu", f"no other has support_dtype = {config.support_dtype!r}"
     if config.selection not in GpuEngine.rules:
         return "reference", f"no other knows selection = {config.selection!r}"
     if (missing := gpu_missing()) is None:
@@ -158,8 +151,6 @@ def make_engine(
         ValueError: as ``choose_engine``, or the engine trains one model at a time and there are several.
     """
     name, _ = choose_engine(config, engine)
-    if name == "cpu":
-        return CpuEngine(models, x, config.batch_size, config.support_dtype)
     return ENGINES[name](models, x, config.batch_size)
 
 

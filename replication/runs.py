@@ -36,8 +36,8 @@ _VERSION = 1
 _LATER = dict.fromkeys(("below", "below_alpha", "share", "source")) | {"selection": "sort"}
 _LATER |= dict.fromkeys(("dense_relu", "refit"), False)
 """Settings that came later, left out of ids where they say nothing: earlier ids stay valid."""
-_SAID = {"train": {"engine": "cpu"}, "finetune": {"engine": "auto"}}
-"""What every config says since engines were part of it: ids stay valid, the engine that was used is in the metrics."""
+_SAID = {"train": {"engine": "cpu", "support_dtype": "float32"}, "finetune": {"engine": "auto"}}
+"""What every config says that no longer decides anything: ids stay valid."""
 _FILES = ("config.json", "metrics.json", "history.csv")
 _WEIGHTS = "weights.safetensors"
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
@@ -173,7 +173,7 @@ def _encoder(config: dict[str, Any]) -> EncoderRun:
 
 
 def _unsaid(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name != "engine"}
+    return {name: value for name, value in settings.items() if name not in ("engine", "support_dtype")}
 
 
 def digest_of(run: Run, engine: str | None = None) -> str:

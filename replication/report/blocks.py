@@ -88,8 +88,8 @@ class Blocks:
             "epochs": lambda: markdown(
                 epoch_table(self._studies["paper"]).drop(columns=["val_error", "run_id"], errors="ignore")
             ),
-            "speed": partial(self._measured, "engines.json"),
-            "norb_speed": partial(self._measured, "engines_norb.json"),
+            "speed": partial(self._measured, "engines.json", "nets"),
+            "norb_speed": partial(self._measured, "engines_norb.json", "nets"),
             "readout_speed": partial(self._measured, "readout.json", "codes"),
             "peers_speed": partial(self._measured, "peers.json", "peers"),
             "encoding_speed": partial(self._measured, "encoding.json", "methods"),
@@ -107,15 +107,13 @@ class Blocks:
             found["peers_ratio"] = f"{ours['fastest_peer_over_this']:.1f}"
         return found
 
-    def _measured(self, file: str, rows: str = "") -> str:
-        """A benchmark's single values as a table, a row for each entry of ``rows``, or of those named by a number."""
+    def _measured(self, file: str, rows: str) -> str:
+        """A benchmark's single values as a table, a row for each entry of ``rows``."""
         path = self._benchmarks / file
         if not path.exists():
             return ""
         measured = json.loads(path.read_text(encoding="utf-8"))
-        entries = measured[rows] if rows else {key: entry for key, entry in measured.items() if key.isdigit()}
-        entries = entries or {"": measured}
-        table = pd.DataFrame.from_dict(entries, orient="index").rename_axis(rows or "k").reset_index()
+        table = pd.DataFrame.from_dict(measured[rows], orient="index").rename_axis(rows).reset_index()
         listed = [name for name in table if table[name].map(lambda value: isinstance(value, list | dict)).any()]
         table = table.drop(columns=listed).astype(object).fillna("–")
         task = ", ".join(f"{name} {value}" for name, value in measured.get("task", {}).items())

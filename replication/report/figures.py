@@ -291,7 +291,7 @@ def epoch_curve(study: Study) -> Figure:
     """Test error against length of training; every point is a readout of its own with the schedule of its length."""
     figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
     table = epoch_table(study)
-    table = table[table["support"] == "float32"].assign(start="biases: " + table["bias_init"])
+    table = table.assign(start="biases: " + table["bias_init"])
     sns.lineplot(table, x="epochs", y="test_error", hue="start", marker="o", ax=axis)
     axis.axhline(reported()[1, "k25"]["error_percent"], color="0.5", linestyle=":", label="the paper, 5000 epochs")
     axis.set(ylabel="test error (%)", title="k = 25, one seed", ylim=(0, None), xscale="log")

@@ -191,7 +191,7 @@ def epoch_table(study: Study) -> pd.DataFrame:
             continue
         records.append(
             {
-                "k": net.k, "bias_init": net.bias_init, "support": net.support_dtype, "epochs": net.epochs,
+                "k": net.k, "bias_init": net.bias_init, "epochs": net.epochs,
                 "test_error": round(readout.metrics["test_error"], 2),
                 "val_error": round(readout.metrics["validation_error"], 2),
                 "selected": json.dumps(readout.metrics["selected"], sort_keys=True),

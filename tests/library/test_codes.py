@@ -12,7 +12,8 @@ from scipy import sparse
 
 from ksae_lib import CodeMode, KSparseAutoencoder, TrainConfig, train
 from ksae_lib.codes import codes, keep_largest
-from ksae_lib.engines.cpu import SparseInputs, mostly_zero
+from ksae_lib.engines.cpu import mostly_zero, sparse_inputs
+from ksae_lib.engines.kernels import LANES
 from ksae_lib.loop import columns
 
 
@@ -162,10 +163,10 @@ def test_non_zero_entries_are_listed_by_row_in_whole_groups() -> None:
     x = np.zeros((3, 30), np.float32)
     x[0, [2, 5]] = 1, -2
     x[2, :9] = np.arange(1, 10)
-    inputs = SparseInputs(x)
+    inputs = sparse_inputs(x)
     assert inputs.starts.tolist() == [0, 8, 8, 24]
-    assert inputs.pixels[:3].tolist() == [2, 5, 0] and inputs.values[:3].tolist() == [1, -2, 0]
+    assert (inputs.places[:3] // LANES).tolist() == [2, 5, 0] and inputs.values[:3].tolist() == [1, -2, 0]
     dense = np.zeros_like(x)
     for row, (start, stop) in enumerate(zip(inputs.starts, inputs.starts[1:], strict=False)):
-        np.add.at(dense[row], inputs.pixels[start:stop], inputs.values[start:stop])
+        np.add.at(dense[row], inputs.places[start:stop] // LANES, inputs.values[start:stop])
     np.testing.assert_array_equal(dense, x)

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from ksae_lib import KSparseAutoencoder
-from ksae_lib.engines import kernels
 from ksae_lib.engines.base import Engine
 from ksae_lib.engines.cpu import CpuEngine
 from ksae_lib.engines.reference import ReferenceEngine
@@ -224,34 +223,6 @@ def test_results_do_not_depend_on_the_number_of_threads(case: Case, numba_thread
         results.append((epochs_of(CpuEngine([model], make_data(case), case.batch), case.k, 3), arrays(model)))
     assert results[0][0] == results[1][0]
     assert all(np.array_equal(value, results[1][1][name]) for name, value in results[0][1].items())
-
-
-def test_bfloat16_support_keeps_values_in_full_precision() -> None:
-    case = CASES[2]
-    x, p = make_data(case), arrays(make_model(case))
-    rounded = torch.from_numpy(x).bfloat16() @ torch.from_numpy(p["weight"]).bfloat16().T
-    z = rounded.float().numpy() + p["bias"]
-    n, k = case.examples, case.k
-    support, code = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
-    residual, code_grad, error = np.empty((n, case.inputs), np.float32), np.empty_like(code), np.empty(n, np.float32)
-    kernels.forward_backward(
-        x, np.arange(n), p["weight"], p["bias"], p["visible_bias"], z, k, False, True,
-        support, code, residual, code_grad, error,
-    )  # fmt: skip
-    rows = np.arange(n)[:, None]
-    exact = (x.astype(np.float64) @ p["weight"].T + p["bias"])[rows, support]
-    np.testing.assert_array_equal(np.sort(support), np.nonzero(numpy_support(z, k))[1].reshape(n, k))
-    np.testing.assert_allclose(code, exact, rtol=1e-5, atol=1e-6)
-    assert np.abs(z[rows, support] - exact).max() > 1e-3
-
-
-def test_bfloat16_support_comes_within_1_percent_of_the_loss(mnist: Dataset) -> None:
-    losses = []
-    for support_dtype in ("float32", "bfloat16"):
-        engine = CpuEngine([mnist_model()], mnist.train_x, 100, support_dtype)  # type: ignore[arg-type]
-        losses.append(epochs_of(engine, 20, 1, rate=0.01)[0])
-    assert losses[0] == pytest.approx(losses[1], rel=0.01)
-    assert losses[0] != losses[1]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

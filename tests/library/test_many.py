@@ -125,7 +125,7 @@ def test_what_cannot_be_trained_at_once_is_refused(engine: str) -> None:
 
 def test_the_key_of_a_batch_is_what_runs_at_once_must_share() -> None:
     assert len({batch_key(config) for config in CONFIGS}) == 1
-    for other in ({"units": 31}, {"momentum": 0.5}, {"selection": "threshold"}, {"support_dtype": "bfloat16"}):
+    for other in ({"units": 31}, {"momentum": 0.5}, {"selection": "threshold"}):
         assert batch_key(replace(BASE, **other)) != batch_key(BASE)
 
 
@@ -145,7 +145,6 @@ def test_auto_takes_the_fastest_engine_there_is_and_says_why(monkeypatch: pytest
     assert choose_engine(replace(BASE, selection="batch_topk")) == (
         "reference", "no other knows selection = 'batch_topk'",
     )  # fmt: skip
-    assert choose_engine(replace(BASE, support_dtype="bfloat16"))[0] == "cpu"
     monkeypatch.setattr("ksae_lib.training.find_spec", lambda name: None)
     assert choose_engine(BASE) == ("cpu", "Triton is not installed")
 
@@ -156,8 +155,6 @@ def test_auto_takes_the_fastest_engine_there_is_and_says_why(monkeypatch: pytest
         ("tpu", {}, "engine = 'tpu' is unknown: choose one of auto, gpu, cpu, reference"),
         ("cpu", {"selection": "batch_topk"}, "cpu engine does not know selection = 'batch_topk': choose reference"),
         ("gpu", {"selection": "batch_topk"}, "gpu engine does not know selection = 'batch_topk': choose reference"),
-        ("auto", {"selection": "batch_topk", "support_dtype": "bfloat16"}, "cpu engine does not know selection"),
-        ("gpu", {"support_dtype": "bfloat16"}, "gpu engine has no support_dtype = 'bfloat16': choose cpu"),
     ],
 )
 def test_engines_that_cannot_train_a_config_say_so(

@@ -358,7 +358,6 @@ def test_a_model_that_is_not_the_configs_is_refused(model: KSparseAutoencoder, m
         ({"momentum_end": 1.5}, "momentum_end = 1.5"),
         ({"bias_init": "ones"}, "bias_init = 'ones' is unknown: choose one of zeros, centered"),
         ({"activation": "sigmoid"}, "activation = 'sigmoid' is unknown: choose one of linear, relu"),
-        ({"support_dtype": "int8"}, "support_dtype = 'int8' is unknown"),
         ({"seed": -1}, "seed = -1"),
     ],
     ids=str,
