@@ -27,6 +27,8 @@ BLOCK = 2 * LANES
 GROUP = 8
 """Non-zero inputs that are added up at a time, each in a sum of its own."""
 _TINY = 1e-30
+# Relative, and larger than they can be: of adding a product up twice, of rounding it to bfloat16, of adding the bias.
+_SUM_ERROR, _RESULT_ERROR, _BIAS_ERROR = 2.0**-23, np.float32(1.02 * 2.0**-9), np.float32(2.0**-22)
 # The threads of numba's parallel loops are shared: without this lock, calls from two Python threads can crash.
 ONE_CALLER = threading.Lock()
 
@@ -257,6 +259,107 @@ class SparseInputs(NamedTuple):
     places: np.ndarray
     """Inputs, times ``LANES``: where tiles have the weights to them."""
     values: np.ndarray
+
+
+class Rounded(NamedTuple):
+    """Rows rounded to bfloat16, and how far that moves them."""
+
+    bits: np.ndarray
+    """The upper halves of the rounded numbers (int16, shape: [rows, width])."""
+    norm: np.ndarray
+    """Of each row before rounding."""
+    slip: np.ndarray
+    """Norm of what rounding adds."""
+
+
+def new_rounded(rows: int, width: int) -> Rounded:
+    """Room for so many rows."""
+    norms = torch.zeros(2, rows).numpy()
+    return Rounded(torch.zeros(rows, width, dtype=torch.int16).numpy(), *norms)
+
+
+@nb.njit(parallel=True, cache=True)
+def round_rows(rows, rounded):
+    """Round rows of float32, given as their bits (uint32, shape: [rows, width]), to the nearest, ties to even."""
+    for r in nb.prange(len(rows)):
+        _round_row(rows[r], rounded.bits[r], rounded.norm[r : r + 1], rounded.slip[r : r + 1])
+
+
+@nb.njit(fastmath=_FAST)
+def _round_row(row, bits, norm, slip):
+    whole = np.empty(row.size, np.uint32)
+    for i in range(row.size):
+        upper = (row[i] + np.uint32(0x7FFF) + ((row[i] >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+        bits[i] = upper
+        whole[i] = upper << np.uint32(16)
+    before, change = row.view(np.float32), whole.view(np.float32)
+    norm[0] = np.sqrt(_dot(before, before))
+    for i in range(row.size):
+        change[i] -= before[i]
+    slip[0] = np.sqrt(_dot(change, change))
+
+
+@nb.njit(fastmath=_FAST)
+def _dot(a, b):
+    total = a.dtype.type(0)
+    for i in range(a.size):
+        total += a[i] * b[i]
+    return total
+
+
+@nb.njit(parallel=True, cache=True)
+def screen(products, examples, weights, k, x, weight, bias, units, z):
+    """Pre-activations of which the k largest of each example are exact to float32, from products in bfloat16.
+
+    The products err by no more than ‖x − x̃‖‖w‖ + ‖x̃‖‖w − w̃‖, where x̃ and w̃ are rounded, and the rounding of sums and
+    of the result. Whatever may be among the k largest within that margin is computed in float32.
+
+    Args:
+        products: x̃ᵀw̃ as upper halves (int16, shape: [examples, height]).
+        examples, weights: what was multiplied (``Rounded``).
+        k: units kept.
+        x: examples (shape: [examples, width]).
+        weight: shape [height, width].
+        bias: shape [height].
+        units: without those that only fill the last tile.
+        z: result (shape: [examples, height]); other entries are as the products give them.
+    """
+    n = len(products)
+    counts, listed = np.zeros(n, np.int64), np.empty((n, units), np.int32)
+    sums = np.float32(x.shape[1] * _SUM_ERROR)
+    for e in nb.prange(n):
+        near, support, bits = np.empty((2, units), np.float32), np.empty(k, np.int32), np.empty(units, np.uint32)
+        for u in range(units):
+            bits[u] = np.uint32(np.uint16(products[e, u])) << np.uint32(16)
+        product, norm, slip = bits.view(np.float32), examples.norm[e], examples.slip[e]
+        for u in range(units):
+            of_weight = weights.norm[u]
+            margin = (slip + sums * norm) * of_weight + (norm + slip) * weights.slip[u]
+            margin = np.float32(1.001) * (margin + _RESULT_ERROR * abs(product[u]) + _BIAS_ERROR * abs(bias[u]))
+            z[e, u] = product[u] + bias[u]
+            near[0, u], near[1, u] = z[e, u] - margin, z[e, u] + margin
+        select(near[0], k, support)
+        least = near[0, support[0]]
+        for j in range(k):
+            least = min(least, near[0, support[j]])
+        for u in range(units):
+            listed[e, counts[e]] = u
+            counts[e] += near[1, u] >= least
+    # Unit by unit, so that each row of weights is read once.
+    first, pairs = np.zeros(units + 1, np.int64), np.empty(counts.sum(), np.int32)
+    for e in range(n):
+        for j in range(counts[e]):
+            first[listed[e, j]] += 1
+    for u in range(1, units + 1):
+        first[u] += first[u - 1]
+    for e in range(n):
+        for j in range(counts[e]):
+            u = listed[e, j]
+            first[u] -= 1
+            pairs[first[u]] = e
+    for u in nb.prange(units):
+        for q in range(first[u], first[u + 1]):
+            z[pairs[q], u] = _dot(weight[u], x[pairs[q]]) + bias[u]
 
 
 class Net(NamedTuple):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ksae_lib import KSparseAutoencoder
+from ksae_lib.engines import cpu, kernels
 from ksae_lib.engines.base import Engine
 from ksae_lib.engines.cpu import CpuEngine
 from ksae_lib.engines.reference import ReferenceEngine
@@ -249,3 +250,72 @@ def test_after_an_epoch_of_mnist_losses_agree_to_1e_5_and_99_percent_of_supports
     x = torch.from_numpy(mnist.train_x)
     supports = [model.encode(x, "k") != 0 for model in models]
     assert (supports[0] == supports[1]).all(1).float().mean() >= 0.99
+
+
+def screened(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, k: int, margin: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pre-activations by products in bfloat16, and which of them are kept; a margin of infinity makes all exact."""
+    z = np.empty((len(x), len(weight)), np.float32)
+    rounded = []
+    for rows in (x, weight):
+        rounded.append(kernels.new_rounded(*rows.shape))
+        kernels.round_rows(rows.view(np.uint32), rounded[-1])
+    a, b = (torch.from_numpy(one.bits).view(torch.bfloat16) for one in rounded)
+    products = (a @ b.T).view(torch.int16).numpy()
+    if margin is not None:
+        rounded[0].norm[:] = margin
+    kernels.screen(products, *rounded, k, x, weight, bias, len(weight), z)
+    return z, numpy_support(z, k)
+
+
+def near_ties(rng: np.random.Generator, examples: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Examples, weights and biases of which many pre-activations differ by nothing, a rounding or a bfloat16's."""
+    x = rng.normal(1, 1, (examples, 32)).astype(np.float32)
+    weight = np.repeat(rng.normal(size=(16, 32)), 4, axis=0) * (1 + np.array([0, 1e-7, 1e-5, 4e-3] * 16)[:, None])
+    bias = np.repeat(rng.normal(0, 0.1, 16), 4)
+    return x, weight.astype(np.float32), bias.astype(np.float32)
+
+
+def test_rows_are_rounded_as_torch_rounds_them() -> None:
+    rows = np.random.default_rng(0).normal(size=(7, 33)).astype(np.float32)
+    rounded = kernels.new_rounded(*rows.shape)
+    kernels.round_rows(rows.view(np.uint32), rounded)
+    theirs = torch.from_numpy(rows).bfloat16()
+    assert torch.equal(torch.from_numpy(rounded.bits).view(torch.bfloat16), theirs)
+    np.testing.assert_allclose(rounded.norm, np.linalg.norm(rows, axis=1), rtol=1e-6)
+    np.testing.assert_allclose(rounded.slip, np.linalg.norm(theirs.float().numpy() - rows, axis=1), rtol=1e-5)
+
+
+def test_screening_in_bfloat16_keeps_what_float32_keeps_in_a_million_rows_with_near_ties() -> None:
+    left_out = misled = 0
+    for seed in range(100):
+        x, weight, bias = near_ties(np.random.default_rng(seed), 10_000)
+        (z, kept), (exact, wanted) = (screened(x, weight, bias, 10, margin) for margin in (None, 1e30))
+        np.testing.assert_array_equal(kept, wanted)
+        np.testing.assert_array_equal(z[kept], exact[kept])
+        left_out += int((z != exact).sum())
+        rounded = torch.from_numpy(x).bfloat16() @ torch.from_numpy(weight).bfloat16().T
+        misled += int((numpy_support(rounded.float().numpy() + bias, 10) != wanted).any(1).sum())
+    assert left_out > 0.3 * 100 * 10_000 * 64, "most entries need no second product"
+    assert misled > 0.3 * 100 * 10_000, "without the second product supports would differ"
+    double = x.astype(np.float64) @ weight.T + bias
+    np.testing.assert_allclose(exact, double, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_training_on_screened_products_is_that_of_the_reference(
+    monkeypatch: pytest.MonkeyPatch, activation: Activation
+) -> None:
+    monkeypatch.setattr(cpu, "_SCREEN_FROM", 0)
+    monkeypatch.setattr(cpu, "_SCREEN_BATCH", 0)
+    monkeypatch.setattr(cpu, "has_bfloat16", lambda: True)
+    case = CASES[2]
+    models = [make_model(case, activation) for _ in range(2)]
+    losses = [
+        epochs_of(kind([model], make_data(case), case.batch), case.k, 5)
+        for kind, model in zip(ENGINES, models, strict=True)
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    for name, value in arrays(models[0]).items():
+        np.testing.assert_allclose(value, arrays(models[1])[name], atol=1e-5, err_msg=name)
