@@ -4,6 +4,7 @@
 # make norb        Figure 2 and Tables 2 and 4 on the stand-in for NORB
 # make test        set up if needed, run every check that CI runs
 # make lab         set up if needed, open JupyterLab on the notebooks
+# make bench       measure speed again on an idle machine, write benchmarks/results/ and docs/speed.md (20 minutes)
 # make report      rewrite tables, figures and README numbers from the stored runs
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ PROFILE ?= quick
 PAPER := figure1,figure3,figure4,table1,table3
 STAND_IN := toy_norb_figure2,toy_norb_table2,toy_norb_table4
 
-.PHONY: setup reproduce everything norb test lab report lint notebooks fresh citation clean
+.PHONY: setup reproduce everything norb test lab bench report lint notebooks fresh citation clean
 
 setup: $(READY)
 
@@ -35,6 +36,13 @@ notebooks: $(READY)
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks
+
+bench: $(READY)
+	for name in engines encoding readout recovery; do $(BIN)/python -m benchmarks $$name --output benchmarks/results/$$name.json || exit; done
+	$(BIN)/python -m benchmarks engines --task norb --output benchmarks/results/engines_norb.json
+	$(BIN)/python -m benchmarks scaling --output benchmarks/results/scaling.json --plot benchmarks/results/scaling.png
+	$(BIN)/python -m benchmarks peers --output benchmarks/results/peers.json
+	$(MAKE) report
 
 report: $(READY)
 	for profile in smoke quick paper search; do $(BIN)/ksae report --update-evidence --profile $$profile || exit; done

@@ -1,7 +1,5 @@
 """k-sparse autoencoders (Makhzani & Frey, ICLR 2014), as a small library."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 from ksae_lib.loop import DivergenceError

@@ -1,7 +1,5 @@
 """The command ``ksae``: fit, transform, info, and what other packages add as entry points ``ksae.verbs``."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -4,8 +4,6 @@ Threads are Python's, as many as torch uses, each in kernels of its own: unlike 
 thread and works in forked processes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """The k-sparse autoencoder as a scikit-learn transformer."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from copy import deepcopy

@@ -1,7 +1,5 @@
 """Files that are whole or absent, and models in them: safetensors with a JSON header, nothing that runs code."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The loop over epochs that everything trained by gradient shares: history, checkpoints, divergence, progress."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

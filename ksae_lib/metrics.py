@@ -1,7 +1,5 @@
 """Measures reported next to the error: reconstruction, sparsity, dead units, locality, coherence."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

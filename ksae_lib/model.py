@@ -3,8 +3,6 @@
 z = Wᵀx + b          Γ = supp_k(z),  z_Γᶜ = 0          x̂ = Wz + b′          E = ‖x − x̂‖²
 """
 
-from __future__ import annotations
-
 from enum import StrEnum
 from numbers import Real
 from typing import Literal

@@ -3,8 +3,6 @@
 Epochs count from 0; every schedule is constant within an epoch.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 

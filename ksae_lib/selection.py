@@ -6,8 +6,6 @@ ties: exactly k units are kept and, of equal values, those with the lower index.
 in ``RULES``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from numbers import Real
 

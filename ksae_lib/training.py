@@ -1,7 +1,5 @@
 """Training of one or many k-sparse autoencoders: schedules, engines, checkpoints, divergence (section 4.2)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

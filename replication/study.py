@@ -72,6 +72,11 @@ class Study:
         found = [one for one in self.experiments if (one.notebook, one.data) == (notebook, data)]
         return _first(found, f"Profile {self.profile} has no experiment on {data!r} for notebook {notebook}.")
 
+    def shown(self, experiment: Experiment) -> list[Run]:
+        """The runs that an experiment's notebook shows: its own, and those of others that name it."""
+        others = (one for one in self.experiments if experiment.name in one.shown_in and experiment.data == one.data)
+        return [run for one in (experiment, *others) for run in one.runs()]
+
     def run(self, run_id: str) -> Run:
         """The planned run with that id; a ``PlanError`` if there is none."""
         found = [run for one in self.experiments for run in one.runs() if run.run_id == run_id]

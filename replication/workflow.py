@@ -40,8 +40,8 @@ class Step(NamedTuple):
     on_gpu: bool = False
 
 
-def steps(study: Study, only: str, force: bool, stale: bool, resume: bool) -> tuple[list[Step], list[str]]:
-    """Steps that carry out what is due and execute notebooks, and the names of those that must run.
+def steps(study: Study, only: str, force: bool, stale: bool, resume: bool) -> tuple[list[Step], list[str], list[str]]:
+    """Steps that carry out what is due and execute notebooks, the names of those that must run, and files of all runs.
 
     Arguments as of ``run_workflow``. A step's command carries its runs out whatever is stored: this decides.
     """
@@ -66,18 +66,13 @@ def steps(study: Study, only: str, force: bool, stale: bool, resume: bool) -> tu
     for one in experiments:
         if one.notebook:
             source = project_root() / "notebooks" / f"{one.notebook}.ipynb"
-            needs = dict.fromkeys([_literal(str(source)), *_shown(one, experiments)])
+            shown = [_file(run.run_id) for run in study.shown(one) if run.run_id in runs]
+            needs = dict.fromkeys([_literal(str(source)), *shown])
             output = [f"notebooks/{one.executed}.ipynb"]
             command = _command("notebook", str(one.executed), *options)
             made.append(Step(f"notebook_{one.executed}", list(needs), output, 10, command))
             forced += [made[-1].name] if force else []
-    return made, forced
-
-
-def _shown(one: Experiment, among: Sequence[Experiment]) -> list[str]:
-    """Files of the runs that an experiment's notebook shows: its own, and those of others here that it shows."""
-    others = [other for other in among if one.name in other.shown_in]
-    return [_file(run.run_id) for shown in (one, *others) for run in shown.runs()]
+    return made, forced, [_file(run_id) for run_id in runs]
 
 
 def selected(study: Study, only: str) -> tuple[Experiment, ...]:
@@ -117,14 +112,13 @@ def run_workflow(
     """
     from snakemake.cli import main
 
-    made, forced = steps(study, only, force, stale, resume)
+    made, forced, targets = steps(study, only, force, stale, resume)
     os.environ |= study.environment
     command = ["--snakefile", str(project_root() / "Snakefile"), "--directory", str(study.folder), "--cores", str(jobs)]
     command += ["--forcerun", *forced] if forced else []
     first = [output for step in made if step.name.startswith("notebook") for output in step.makes][:1]
     with owner(study.folder):
-        targets = [_file(run.run_id) for one in selected(study, only) for run in one.runs()]
-        plan = {"targets": list(dict.fromkeys(targets)), "steps": [step._asdict() for step in made]}
+        plan = {"targets": targets, "steps": [step._asdict() for step in made]}
         write_text(study.folder / PLAN, json.dumps(plan))
         try:
             main([*command, *_SNAKEMAKE.split(), *(["--prioritize", *first] if first else []), *extra])

@@ -1,7 +1,5 @@
 """What every engine is: epochs of the paper's training, of one model or of several at once."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Container, Sequence
 from typing import ClassVar, NamedTuple

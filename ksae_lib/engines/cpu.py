@@ -1,7 +1,5 @@
 """The fast engine for processors: sparse kernels around one dense product."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

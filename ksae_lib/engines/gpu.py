@@ -1,7 +1,5 @@
 """Many models at once: R runs of one size as one batched problem on one device."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec

@@ -7,8 +7,6 @@ Where it pays, they work on vectors of ``LANES`` numbers, which LLVM maps to wha
 file, since numba's cache looks at the file of a kernel alone.
 """
 
-from __future__ import annotations
-
 import threading
 from typing import Any, NamedTuple
 

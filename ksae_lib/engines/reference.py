@@ -1,7 +1,5 @@
 """The arbiter: plain torch autograd, as a reader of the paper would write it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

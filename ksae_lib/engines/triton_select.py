@@ -1,7 +1,5 @@
 """supp_k of every row in one Triton kernel, k read on the device."""
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

@@ -1,7 +1,5 @@
 """Data sets by name: a new one is a module here with a ``SOURCE``, and its name below."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from importlib import import_module
 

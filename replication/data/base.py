@@ -1,7 +1,5 @@
 """What every data set has in common: its config, its place in the registry, and the arrays it hands on."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """MNIST from the official archives in ``MNIST/raw``, verified, offline (paper, section 4.1)."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 from pathlib import Path

@@ -3,8 +3,6 @@
 LeCun, Huang and Bottou, CVPR 2004: stereo pairs of 50 toys in 5 categories; other toys in training and test set.
 """
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import math

@@ -1,7 +1,5 @@
 """Patches of natural images, normalized and whitened as by Coates, Lee and Ng, AISTATS 2011 (paper, section 4.1)."""
 
-from __future__ import annotations
-
 import hashlib
 import zlib
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ Ten toys in each of NORB's five categories are put together from ellipsoids and 
 two cameras from NORB's 9 elevations and 18 azimuths under 6 lightings; other toys in the training and the test half.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterator
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Generated parts of README.md and docs/: blocks between markers and single numbers, from the committed runs."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable
@@ -52,7 +50,7 @@ def filled(root: Path) -> dict[Path, str]:
     return {path: fill(text, path.name, blocks) for path, text in texts.items() if _MARKER.search(text)}
 
 
-def fill(text: str, name: str, blocks: Blocks) -> str:
+def fill(text: str, name: str, blocks: "Blocks") -> str:
     """A document's text with its generated parts replaced; see ``update_blocks``."""
 
     def replaced(kind: str, found: re.Match[str]) -> str:

@@ -6,8 +6,6 @@ claimed: contradicted; else any as claimed: partially supported; else inconclusi
 data: not tested.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """A reader's runs beside the committed ones: the same to the digit, within the noise of seeds, or different."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

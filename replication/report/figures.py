@@ -1,7 +1,5 @@
 """Figures, drawn from stored runs and saved as PNG and SVG with stable bytes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Whether what is committed is what the committed runs and the sources give, and all of it."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator
@@ -39,8 +37,7 @@ def stale(study: Study) -> list[str]:
     stored = set(study.evidence.names())
     for one in study.experiments:
         executed = study.notebooks / f"{one.executed}.ipynb"
-        others = [other for other in study.experiments if one.name in other.shown_in and one.data == other.data]
-        due = one.notebook and all(run.run_id in stored for part in (one, *others) for run in part.runs())
+        due = one.notebook and all(run.run_id in stored for run in study.shown(one))
         if (due or executed.exists()) and (reason := _notebook_fault(one, study.profile, executed)):
             command = f"ksae notebook {one.name} --profile {study.profile} --update-evidence"
             found.append(f"{executed.relative_to(root)} {reason}: run '{command}'.")

@@ -1,7 +1,5 @@
 """Two rows of a table compared image by image on the same test images."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """The paper's tables with our numbers, intervals and verdicts; tables of lengths, searches and sweeps."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

@@ -1,7 +1,5 @@
 """Every text the report writes for a profile: tables, paired comparisons, claims; and the figures beside them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

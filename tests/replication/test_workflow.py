@@ -32,7 +32,7 @@ def all_steps(study: Study, only: str, **changes: bool) -> list[Step]:
 
 def planned(study: Study, only: str = "figure1", **changes: bool) -> list[str]:
     """Ids of the runs that steps carry out, each of which must run."""
-    made, forced = steps(study, only, **{"force": False, "stale": True, "resume": True} | changes)
+    made, forced, _ = steps(study, only, **{"force": False, "stale": True, "resume": True} | changes)
     batches = [step for step in made if not step.name.startswith("notebook")]
     assert {step.name for step in batches} <= set(forced), "whatever files are there"
     return [Path(file).parent.name for step in batches for file in step.makes]
@@ -100,7 +100,7 @@ def test_a_notebook_needs_its_source_and_the_runs_that_it_shows(study: Study) ->
 
 
 def test_force_executes_notebooks_too(study: Study) -> None:
-    made, forced = steps(study, "figure1", force=True, stale=True, resume=False)
+    made, forced, _ = steps(study, "figure1", force=True, stale=True, resume=False)
     assert {step.name for step in made} == set(forced)
     assert all("--no-resume" in step.command for step in made if not step.name.startswith("notebook"))
 
