@@ -61,8 +61,8 @@ class CpuEngine(Engine):
 
     def write_back(self) -> None:
         """Give the models parameters of their own again."""
-        for parameter in self.models[0].parameters():
-            parameter.data = parameter.data.contiguous()
+        for name, parameter in self.models[0].named_parameters():
+            parameter.data = self.parameters[name].contiguous()
 
     def _run_epoch(self, order: np.ndarray, k: int, rate: float, momentum: float) -> tuple[float, np.ndarray]:
         size, dtype = min(self.batch_size, len(order)), self._whole["weight"].dtype
