@@ -7,7 +7,9 @@ float32 or float64; float64 serves the gradient tests.
 
 from __future__ import annotations
 
+import os
 import threading
+from types import FunctionType
 
 import numba as nb
 import numpy as np
@@ -294,3 +296,21 @@ def keep_rows(z, k, relu, support, code):
             if relu and c < 0:
                 c = c * 0
             code[e, j] = c + nothing
+
+
+def _work_alone() -> None:
+    """Do without the threads of torch and numba: a forked process lacks them, and hangs or dies where it uses them."""
+    global ONE_CALLER
+    ONE_CALLER = threading.Lock()
+    torch.set_num_threads(1)
+    for name, kernel in list(globals().items()):
+        options = getattr(kernel, "targetoptions", {})
+        if options.get("parallel"):
+            alone = FunctionType(kernel.py_func.__code__, globals(), name)
+            # Numba's cache tells kernels apart by this name, not by their options.
+            alone.__qualname__ = f"{name}_alone"
+            globals()[name] = nb.njit(fastmath=options["fastmath"], cache=True)(alone)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_work_alone)
