@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 # Read when torch is loaded. Threads that wait spin by default, and on a busy machine hold up what they wait for.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "300")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from ksae_lib.loop import DivergenceError
 from ksae_lib.model import CodeMode, KSparseAutoencoder

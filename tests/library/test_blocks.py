@@ -116,12 +116,12 @@ def test_the_first_pass_finds_size_mean_and_an_evenly_spaced_sample(
         np.testing.assert_array_equal(np.concatenate([block for _, block in made.read()]), x)
 
 
-def test_scale_and_score_are_those_of_the_array_but_for_the_sample(digits: np.ndarray, tmp_path: Path) -> None:
+def test_scale_and_score_are_nearly_those_of_the_array(digits: np.ndarray, tmp_path: Path) -> None:
     whole = coder(epochs=10).fit(digits)
     for source in (mapped(digits, tmp_path), mapped(digits.astype(np.float64), tmp_path), batches(digits)):
         fitted = coder(epochs=10).fit(source)
         assert fitted.scale_ == pytest.approx(whole.scale_, rel=0.01)
-        assert fitted.score(digits) == pytest.approx(whole.score(digits), abs=0.02)
+        assert fitted.score(digits) == pytest.approx(whole.score(digits), abs=0.05)
         assert fitted.n_features_in_ == 64
         assert fitted.history_["k"][0] == 20 and fitted.history_["k"][-1] == 5
 
