@@ -1,6 +1,11 @@
 """k-sparse autoencoders (Makhzani & Frey, ICLR 2014), as a small library."""
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Read when torch is loaded. Threads that wait spin by default, and on a busy machine hold up what they wait for.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from ksae_lib.loop import DivergenceError
 from ksae_lib.model import CodeMode, KSparseAutoencoder

@@ -1,7 +1,7 @@
 """The k-sparse autoencoder as a scikit-learn transformer."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import replace
 from numbers import Integral, Real
@@ -15,6 +15,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
+from ksae_lib.blocks import BLOCK_BYTES, Blocks
 from ksae_lib.codes import codes
 from ksae_lib.io import read_model, save_model
 from ksae_lib.loop import columns
@@ -52,11 +53,12 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         activation: ``linear`` as in the paper, or ``relu``.
         scale: number every example is multiplied with before training and coding, undone by ``inverse_transform``. The
             paper's learning rate is made for MNIST; ``auto`` brings the data to where neither their mean ‖x‖² nor their
-            second moment in any direction exceeds MNIST's. 1.0 takes the data as they are, and trains on a float32
-            memory-mapped array without loading it.
+            second moment in any direction exceeds MNIST's. 1.0 takes the data as they are.
         engine: ``auto``: a GPU where there is one, else the processor; see ``training.choose_engine``.
         sparse_output: ``transform`` returns CSR instead of a dense array.
         verbose: show a progress bar in ``fit``.
+        checkpoint: file in which ``fit`` keeps its state after whole epochs, every half minute, and from which it goes
+            on, to the same end, when it is called again with the same data and parameters, ``random_state`` a number.
         random_state: seed of weights and order.
 
     Attributes:
@@ -88,6 +90,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         engine: str = "auto",
         sparse_output: bool = False,
         verbose: bool = False,
+        checkpoint: Path | str | None = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.units = units
@@ -106,21 +109,28 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self.engine = engine
         self.sparse_output = sparse_output
         self.verbose = verbose
+        self.checkpoint = checkpoint
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> Self:  # noqa: N803 - scikit-learn's name
         """Train from scratch.
 
+        Data larger than memory are read in ``Blocks`` of 256 MiB, anew in every epoch, and the scale is that of a
+        sample. A file's blocks are taken in random order, batches as they come; the examples of a block at random.
+
         Args:
-            X: examples (shape: [examples, features]): NumPy, memory-mapped or torch.
+            X: examples (shape: [examples, features]): NumPy, memory-mapped (in blocks where they are more than one) or
+                torch; or batches of them: an object that can be iterated over anew, or a function that returns one.
             y: not used.
 
         Raises:
-            ValueError: an impossible parameter, k or αk above ``units``, NaN, or a wrong shape.
+            ValueError: an impossible parameter, k or αk above ``units``, NaN, a wrong shape, an iterator, which gives
+                its batches only once, or a checkpoint of another fit.
             DivergenceError: the loss stopped being finite; an earlier fit, if any, is kept.
         """
         x, scale, config, model = self._start(X)
-        model, history = train(x, config, engine=self.engine, progress=self.verbose, model=model)
+        checkpoint = None if self.checkpoint is None else Path(self.checkpoint)
+        model, history = train(x, config, engine=self.engine, checkpoint=checkpoint, progress=self.verbose, model=model)
         self._finish(x, model, columns(history), scale, config.seed, {})
         return self
 
@@ -140,7 +150,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             epoch, velocity, before = 0, {}, {}
         else:
             config, scale = self._config(self._seed), self.scale_
-            x, model = _multiplied(self._validated(X, reset=False), scale), deepcopy(self.model_)
+            x, model = _multiplied(self._read(X, config, reset=False)[0], scale), deepcopy(self.model_)
             epoch, velocity, before = self.n_iter_, dict(self._velocity), self.history_
         config = replace(config, k_start=None, epochs=epoch + 1)
         _, rows = train(x, config, engine=self.engine, progress=False, model=model, first=epoch, velocity=velocity)
@@ -210,7 +220,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             OSError: the file could not be written; the old one, if any, is as it was.
         """
         check_is_fitted(self, "model_")
-        parameters = self.get_params()
+        parameters = self.get_params() | {"checkpoint": None}
         if not isinstance(self.random_state, Integral):
             parameters["random_state"] = None
         names = ("scale_", "_seed", "n_iter_", "n_features_in_", "feature_names_in_", "history_")
@@ -249,10 +259,10 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
-    def _start(self, X: Any) -> tuple[np.ndarray, float, TrainConfig, KSparseAutoencoder]:  # noqa: N803
+    def _start(self, X: Any) -> tuple[np.ndarray | Blocks, float, TrainConfig, KSparseAutoencoder]:  # noqa: N803
         config = self._config(int(check_random_state(self.random_state).randint(2**31)))
-        x = self._validated(X, reset=True)
-        scale = _stable_scale(x) if isinstance(self.scale, str) else float(self.scale)
+        x, sample = self._read(X, config, reset=True)
+        scale = _stable_scale(sample) if isinstance(self.scale, str) else float(self.scale)
         x = _multiplied(x, scale)
         model = new_model(config, x)
         if self.code_mode in (CodeMode.ALPHA_K, CodeMode.THRESHOLD):
@@ -276,7 +286,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     def _finish(
         self,
-        x: np.ndarray,
+        x: np.ndarray | Blocks,
         model: KSparseAutoencoder,
         history: dict[str, np.ndarray],
         scale: float,
@@ -284,11 +294,19 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         velocity: dict[str, torch.Tensor],
     ) -> None:
         if self.code_mode == CodeMode.THRESHOLD:
-            blocks = (torch.from_numpy(block) for block in _blocks(x, 1.0))
+            wholes = (block for _, block in x.read()) if isinstance(x, Blocks) else (x,)
+            blocks = (torch.from_numpy(block) for whole in wholes for block in _blocks(whole, 1.0))
             total = sum(len(block) * model.calibrate_threshold(block, self.alpha) for block in blocks)
-            model.threshold.fill_(total / len(x))
+            model.threshold.fill_(total / x.shape[0])
         self.model_, self.history_, self.n_iter_ = model, history, len(history["epoch"])
         self.scale_, self._seed, self._velocity = scale, seed, velocity
+
+    def _read(self, X: Any, config: TrainConfig, reset: bool) -> tuple[np.ndarray | Blocks, np.ndarray]:  # noqa: N803
+        """Examples, and those among them that decide on the scale."""
+        if _in_blocks(X):
+            blocks = Blocks(X, config.batch_size)
+            return blocks, self._validated(blocks.sample, reset)
+        return (x := self._validated(X, reset)), x
 
     def _validated(self, X: Any, reset: bool) -> np.ndarray:  # noqa: N803
         if getattr(X, "ndim", 2) > 2:
@@ -299,11 +317,22 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         return validate_data(self, _as_numpy(X), reset=reset, dtype=np.float32, order="C")
 
 
+def _in_blocks(x: Any) -> bool:
+    if isinstance(x, np.memmap):
+        return x.ndim == 2 and 4 * x.size > BLOCK_BYTES
+    return callable(x) or (
+        isinstance(x, Iterable) and not isinstance(x, list | tuple | str) and not hasattr(x, "shape")
+    )
+
+
 def _as_numpy(x: Any) -> Any:
     return x.detach().cpu().float().numpy() if isinstance(x, torch.Tensor) else x
 
 
-def _multiplied(x: np.ndarray, scale: float) -> np.ndarray:
+def _multiplied(x: Any, scale: float) -> Any:
+    if isinstance(x, Blocks):
+        x.prepare = lambda block: np.multiply(block, np.float32(scale), out=block)
+        return x
     return x if scale == 1 else x * np.float32(scale)
 
 

@@ -55,6 +55,6 @@ def _check_epoch(epoch: int, epochs: int) -> None:
         raise ValueError(f"epoch = {epoch} is not one of the {epochs} epochs, which count from 0.")
 
 
-def order_of(seed: int, epoch: int, examples: int) -> np.ndarray:
-    """The order in which an epoch takes the examples; seed and epoch alone decide it."""
-    return np.random.default_rng([seed, epoch]).permutation(examples)
+def order_of(seed: int, epoch: int, examples: int, block: int = 0) -> np.ndarray:
+    """The order in which an epoch takes the examples of a block; seed, epoch and the block's number decide it."""
+    return np.random.default_rng([seed, epoch, block] if block else [seed, epoch]).permutation(examples)

@@ -1,10 +1,11 @@
 """Training of one or many k-sparse autoencoders: schedules, engines, checkpoints, divergence (section 4.2)."""
 
 import math
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from itertools import islice
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, get_args
@@ -12,9 +13,11 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ksae_lib import schedule
-from ksae_lib.engines.base import Engine
+from ksae_lib.blocks import Blocks
+from ksae_lib.engines.base import Engine, EpochResult
 from ksae_lib.engines.cpu import CpuEngine
 from ksae_lib.engines.gpu import GpuEngine
 from ksae_lib.engines.reference import ReferenceEngine
@@ -23,6 +26,7 @@ from ksae_lib.model import Activation, BiasInit, KSparseAutoencoder
 from ksae_lib.selection import check_k, rule_of
 
 Trained = tuple[KSparseAutoencoder, History]
+_Part = tuple[np.ndarray, np.ndarray]
 ENGINES: dict[str, type[Engine]] = {"gpu": GpuEngine, "cpu": CpuEngine, "reference": ReferenceEngine}
 ENGINE_NAMES = ("auto", *ENGINES)
 _ALIKE = ("units", "epochs", "batch_size", "activation", "momentum", "momentum_end", "selection")
@@ -96,8 +100,10 @@ _CHOICES = {
 }
 
 
-def new_model(config: TrainConfig, x: np.ndarray) -> KSparseAutoencoder:
+def new_model(config: TrainConfig, x: np.ndarray | Blocks) -> KSparseAutoencoder:
     """Untrained model for examples ``x`` (shape: [examples, inputs]), initialized from the config's seed."""
+    if isinstance(x, Blocks):
+        x = x.prepare(x.mean[np.newaxis].copy())
     _check_examples(x)
     model = KSparseAutoencoder(x.shape[1], config.units, config.k, config.activation, config.selection)
     rng = torch.Generator().manual_seed(config.seed)
@@ -153,7 +159,7 @@ def make_engine(
 
 
 def train(
-    x: np.ndarray,
+    x: np.ndarray | Blocks,
     config: TrainConfig,
     *,
     engine: str = "auto",
@@ -166,10 +172,12 @@ def train(
     """Train a k-sparse autoencoder (sections 2.1 and 4.2).
 
     The order of the examples in an epoch depends on seed and epoch alone, so that a resumed run ends
-    bit-equal to one that was never stopped, on the same machine.
+    bit-equal to one that was never stopped, on the same machine. ``Blocks`` of an array are taken in random order,
+    batches as they come, and the examples of each block in random order.
 
     Args:
-        x: examples (shape: [examples, inputs]), float32, finite.
+        x: examples (shape: [examples, inputs]), float32, finite; or ``Blocks`` of more than fits in memory, whose
+            ``sample`` alone tells a checkpoint of other data.
         config: the run.
         engine: ``auto``, ``gpu``, ``cpu`` or ``reference``; see ``choose_engine``.
         checkpoint: file to resume from if it exists, and to save to every half minute and after the last epoch;
@@ -249,7 +257,7 @@ def batch_key(config: TrainConfig) -> tuple[Any, ...]:
 
 def _train(
     models: Sequence[KSparseAutoencoder],
-    x: np.ndarray,
+    x: np.ndarray | Blocks,
     configs: Sequence[TrainConfig],
     engine: str,
     checkpoint: Path | None,
@@ -258,40 +266,59 @@ def _train(
     velocity: dict[str, Tensor] | None = None,
 ) -> list[Trained | DivergenceError]:
     """Train models in place and at once from the epoch ``first`` on; ``velocity`` is that of one, before and after."""
-    for model, of_model in zip(models, x, strict=True) if x.ndim == 3 else ((models[0], x),):
+    # Blocks are trained on by engines of their own; the one of the sample holds the state in between.
+    blocks, held = (x, x.prepare(x.sample.copy())) if isinstance(x, Blocks) else (None, x)
+    for model, of_model in zip(models, held, strict=True) if held.ndim == 3 else ((models[0], held),):
         _check_examples(of_model)
         for start in range(0, len(of_model), _CHECKED_AT_ONCE):
             model.check_input(torch.from_numpy(np.array(of_model[start : start + _CHECKED_AT_ONCE])))
     shared = configs[0]
-    made = make_engine(models, x, shared, engine)
+    made = make_engine(models, held, shared, engine)
     for name, value in (velocity or {}).items():
         made.velocity[name].copy_(value)
     saver = None
     if checkpoint is not None:
-        run = {"configs": [asdict(config) for config in configs], "engine": made.name, "data": data_digest(x)}
+        data = data_digest(held) + (f" of {blocks.shape}, {blocks.size} a block" if blocks else "")
+        run = {"configs": [asdict(config) for config in configs], "engine": made.name, "data": data}
         saver = Checkpoint(checkpoint, run, made.state())
     finite = [True] * len(models)
-    following: Future[np.ndarray] | None = None
+    stream: Iterator[_Part] | None = None
+    count = blocks.count if blocks else 1
+    hidden = True if count == 1 else None if progress is None else not progress
 
-    def orders(number: int) -> np.ndarray:
-        return np.stack([schedule.order_of(config.seed, number, x.shape[-2]) for config in configs])
+    def parts(number: int) -> Iterator[_Part]:
+        """The examples of every block and their orders, from this epoch on."""
+        for epoch in range(number, shared.epochs):
+            read = blocks.read(schedule.order_of(shared.seed, epoch, count, count)) if blocks else ((0, held),)
+            for block, of_block in read:
+                examples = of_block.shape[-2]
+                yield of_block, np.stack([schedule.order_of(c.seed, epoch, examples, block) for c in configs])
+
+    def train_on(of_block: np.ndarray, order: np.ndarray, *how: Any) -> list[EpochResult]:
+        used = made if of_block is held else make_engine(models, of_block, shared, made.name)
+        _copy_state(made, used)
+        results = used.run_epoch(order, *how)
+        _copy_state(used, made)
+        share = order.shape[1] / x.shape[-2]
+        return [result._replace(loss=result.loss * share) for result in results]
 
     def epoch(number: int) -> list[Row]:
-        nonlocal following
+        nonlocal stream
         number += first
-        order = orders(number) if following is None else following.result()
-        following = ahead.submit(orders, number + 1)
+        stream = stream or _in_advance(parts(number), ahead)
         ks = [schedule.sparsity(number, c.epochs, c.k, c.k_start, c.k_ramp) for c in configs]
         rates = [schedule.linear_by_epoch(number, c.epochs, c.learning_rate, c.learning_rate_end) for c in configs]
         momentum = schedule.linear_by_epoch(number, shared.epochs, shared.momentum, shared.momentum_end)
-        results = made.run_epoch(order, ks, rates, momentum)
-        finite[:] = (result.finite for result in results)
+        bar = tqdm(islice(stream, count), total=count, unit="block", leave=False, disable=hidden)
+        of_blocks = [train_on(*part, ks, rates, momentum) for part in bar]
+        finite[:] = (result.finite for result in of_blocks[-1])
         return [
             {
                 "epoch": number, "k": k, "learning_rate": rate, "momentum": momentum,
-                "loss": result.loss, "live_units": int(np.count_nonzero(result.uses)),
+                "loss": sum(result.loss for result in of_model),
+                "live_units": int(np.count_nonzero(sum(result.uses for result in of_model))),
             }
-            for k, rate, result in zip(ks, rates, results, strict=True)
+            for k, rate, of_model in zip(ks, rates, zip(*of_blocks, strict=True), strict=True)
         ]  # fmt: skip
 
     left, is_finite = shared.epochs - first, finite.__getitem__
@@ -305,6 +332,20 @@ def _train(
         outcome if isinstance(outcome, DivergenceError) else (model, outcome)
         for model, outcome in zip(models, outcomes, strict=True)
     ]
+
+
+def _copy_state(source: Engine, target: Engine) -> None:
+    if source is not target:
+        for name, value in target.state().items():
+            value.copy_(source.state()[name])
+
+
+def _in_advance(parts: Iterator[_Part], pool: Executor) -> Iterator[_Part]:
+    """The parts, each made in the pool while the one before is in use."""
+    following = pool.submit(next, parts, None)
+    while (part := following.result()) is not None:
+        following = pool.submit(next, parts, None)
+        yield part
 
 
 def _check_examples(x: np.ndarray) -> None:

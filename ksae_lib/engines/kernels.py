@@ -7,7 +7,9 @@ Where it pays, they work on vectors of ``LANES`` numbers, which LLVM maps to wha
 file, since numba's cache looks at the file of a kernel alone.
 """
 
+import os
 import threading
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import numba as nb
@@ -648,3 +650,22 @@ def keep_rows(z, k, relu, support, code):
             if relu and c < 0:
                 c = c * 0
             code[e, j] = c + nothing
+
+
+def _work_alone() -> None:
+    """Do without the threads of torch and numba: a forked process lacks them, and hangs or dies where it uses them."""
+    global ONE_CALLER
+    ONE_CALLER = threading.Lock()
+    torch.set_num_threads(1)
+    for name, kernel in list(globals().items()):
+        # All of them anew, since those with threads are compiled into those that call them.
+        if hasattr(kernel, "py_func"):
+            alone = FunctionType(kernel.py_func.__code__, globals(), name)
+            # Numba's cache tells kernels apart by this name, not by their options.
+            alone.__qualname__ = f"{name}_alone"
+            options = {key: kernel.targetoptions.get(key, False) for key in ("fastmath", "nogil")}
+            globals()[name] = nb.njit(**options, cache=True)(alone)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_work_alone)

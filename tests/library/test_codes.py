@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -136,27 +133,6 @@ def test_coding_beside_training_in_another_thread_changes_neither() -> None:
             np.testing.assert_array_equal(code.toarray(), expected.toarray())
     for one in trained:
         assert columns(one.result()[1])["loss"].tolist() == alone
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
-def test_a_forked_process_codes_after_its_parent_trained() -> None:
-    script = """
-import os, sys
-import numpy as np
-import torch
-from scipy import sparse
-from ksae_lib import KSparseCoder
-x = np.random.default_rng(0).random((300, 30), np.float32)
-x[x < 0.9] = 0
-coder = KSparseCoder(units=40, k=5, epochs=1, random_state=0).fit(x)
-expected = coder.transform(x)
-torch.set_num_threads(1)
-child = os.fork()
-if child == 0:
-    os._exit(0 if np.array_equal(coder.transform(x), expected) else 3)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-    assert subprocess.run([sys.executable, "-c", script], timeout=300).returncode == 0
 
 
 def test_non_zero_entries_are_listed_by_row_in_whole_groups() -> None:
