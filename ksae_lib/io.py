@@ -183,14 +183,10 @@ def read_model(path: Path) -> tuple[KSparseAutoencoder, dict[str, Any]]:
 
 @torch.no_grad()
 def topk_state(model: KSparseAutoencoder, mean: Any = 0.0, scale: float = 1.0, layout: str = "sae_lens") -> Tensors:
-    """Parameters for ``load_state_dict`` of a TopK autoencoder that takes examples as they are.
+    """Parameters of a TopK autoencoder that does what a model, of activation ``relu``, does on ``(x − mean) · scale``.
 
-    It computes ``z = relu(topk(W_enc (x − b_dec) + b_enc))`` and ``x̂ = W_dec z + b_dec``: what a model of activation
-    ``relu`` does on ``(x − mean) · scale``. Values below zero, which ``linear`` keeps, it leaves out.
-
-    Args:
-        model, mean, scale: say a coder's ``model_``, ``mean_`` and ``scale_``.
-        layout: ``sae_lens`` (SAELens' TopKSAE) or ``sparsify`` (EleutherAI's SparseCoder).
+    It computes ``z = relu(topk(W_enc (x − b_dec) + b_enc))`` and ``x̂ = W_dec z + b_dec``. The ``layout`` is that of
+    SAELens' TopKSAE, or ``sparsify``, that of EleutherAI's SparseCoder.
     """
     weight, away = model.weight.double(), model.visible_bias.double()
     encoder, bias = _TOPK[layout]
@@ -205,10 +201,10 @@ def topk_state(model: KSparseAutoencoder, mean: Any = 0.0, scale: float = 1.0, l
 
 @torch.no_grad()
 def model_of_topk(state: Tensors, k: int) -> tuple[KSparseAutoencoder, np.ndarray, float]:
-    """Model, ``mean`` and ``scale`` that do what the TopK autoencoder does of which ``topk_state`` tells.
+    """Model, mean and scale from the parameters that ``topk_state`` makes.
 
     Raises:
-        ValueError: parameters are missing, or the encoder is not the decoder but for a factor, as ours is.
+        ValueError: some are missing, or the encoder is not the decoder but for a factor, as ours is.
     """
     layout = "sae_lens" if "W_enc" in state else "sparsify"
     if missing := {*_TOPK[layout], "W_dec", "b_dec"} - set(state):

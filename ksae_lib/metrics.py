@@ -41,11 +41,7 @@ def reconstruction_report(model: KSparseAutoencoder, x: Examples) -> dict[str, f
 
 @torch.no_grad()
 def unit_report(model: KSparseAutoencoder, x: Examples) -> dict[str, Any]:
-    """What each unit does for the k largest code, over one pass of ``x`` that holds one block at a time.
-
-    Args:
-        model: on the processor.
-        x: examples (shape: [examples, inputs]), or blocks of them.
+    """What each unit does for the k largest code, over one pass of ``x`` (shape: [examples, inputs]) or its blocks.
 
     Returns:
         For each unit (shape: [units]) ``frequency``, the share of examples that keep it, ``energy``, its share of
@@ -78,10 +74,10 @@ def unit_report(model: KSparseAutoencoder, x: Examples) -> dict[str, Any]:
 
 def live_units(model: KSparseAutoencoder, x: np.ndarray) -> np.ndarray:
     """Which units the k largest code of at least one example of ``x`` keeps (shape: [units], bool)."""
-    uses = np.zeros(model.units, np.int64)
+    live = np.zeros(model.units, bool)
     for _, code in _codes(model, x):
-        uses += np.bincount(code.indices, minlength=model.units)
-    return uses > 0
+        live[code.indices] = True
+    return live
 
 
 def _codes(model: KSparseAutoencoder, x: Examples) -> Iterator[tuple[np.ndarray, sparse.csr_array]]:

@@ -229,6 +229,9 @@ def test_topk_autoencoders_of_others_give_the_same_codes(layout: str) -> None:
     coder = KSparseCoder(40, k=6, epochs=5, activation="relu", random_state=0).fit(x)
     state = files.topk_state(coder.model_, coder.mean_, coder.scale_, layout)
     codes, reconstruction = topk_encoder(state, torch.from_numpy(x), 6)
+    on_seen = files.topk_state(coder.model_) | {"b_dec": torch.zeros(20), "b_enc": coder.model_.bias.detach()}
+    seen = torch.from_numpy((x - coder.mean_).astype(np.float32) * np.float32(coder.scale_))
+    assert np.array_equal(topk_encoder(on_seen, seen, 6)[0], coder.transform(x)), "bit for bit"
     assert np.allclose(codes, coder.transform(x), atol=1e-4)
     assert np.allclose(reconstruction, coder.inverse_transform(coder.transform(x)), atol=1e-4)
     sizes = {name: tuple(tensor.shape) for name, tensor in state.items()}
