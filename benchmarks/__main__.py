@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ksae_lib.io import write_text
 
-_NAMES = ("encoding", "engines", "peers", "readout", "scaling")
+_NAMES = ("encoding", "engines", "peers", "readout", "recovery", "scaling")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -21,7 +21,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "k": {"type": int, "help": "units kept in training (default: 25)"},
     "alpha": {"type": float, "help": "codes keep alpha times k units (default: 1)"},
     "code_mode": {"choices": list(CodeMode), "help": "what codes keep (default: alpha_k)"},
-    "k_start": {"type": int, "help": "units kept in the first epoch, falling to k (default: 100)"},
+    "k_start": {"type": int, "help": "units kept in the first epoch, falling to k (default: a third)"},
     "epochs": {"type": int, "help": "passes over the examples (default: 40)"},
     "batch_size": {"type": int, "help": "examples per update (default: 100)"},
     "learning_rate": {"type": float, "help": "default: 0.01"},

@@ -102,7 +102,8 @@ def keep_largest(model: KSparseAutoencoder, z: Tensor, k: int) -> sparse.csr_arr
         kernels.keep_rows(z.numpy()[rows], k, model.activation == "relu", support[rows], code[rows])
 
     _in_threads(keep, len(z))
-    starts = np.arange(len(z) + 1) * k
+    # 32 bits where they fit, as those who read the codes want them.
+    starts = np.arange(len(z) + 1, dtype=np.int32 if code.size < 2**31 else np.int64) * k
     codes = sparse.csr_array((code.ravel(), support.ravel(), starts), shape=(len(z), model.units))
     codes.eliminate_zeros()
     return codes

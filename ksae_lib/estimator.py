@@ -19,22 +19,25 @@ from ksae_lib.blocks import BLOCK_BYTES, Blocks
 from ksae_lib.codes import codes
 from ksae_lib.io import read_model, save_model
 from ksae_lib.loop import columns
-from ksae_lib.metrics import reconstruction_report
+from ksae_lib.metrics import reconstruction_report, unit_report
 from ksae_lib.model import Activation, BiasInit, CodeMode, KSparseAutoencoder
 from ksae_lib.training import TrainConfig, new_model, train
 
 _CHUNK = 1_000
-# What MNIST's training images have, for which the paper's learning rate is stable. Either alone is not enough: the
-# first is large for correlated inputs, the second for many uncorrelated ones.
-_LARGEST_MOMENT = 37.6
-_MEAN_SQUARED_NORM = 88.0
+_SAMPLE, _POWER_STEPS = 2_000, 30
+# Where the paper's learning rate and momentum are stable. The largest second moment in any direction is half of what
+# descent along it bears, 8 · moment · rate ≤ 2 (1 + momentum). The other bounds Σ‖x‖⁴ / Σ‖x‖², a mean of ‖x‖² in which
+# outliers count for more: of centred MNIST, digits, photographs, toys and known dictionaries none diverged below 120.
+_LARGEST_MOMENT = 24.0
+_SQUARED_NORM = 80.0
 
 
 class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Sparse codes by a k-sparse autoencoder (Makhzani & Frey 2014, sections 2.1 and 2.2).
 
-    Learns ``x̂ = Wz + b′`` with z the k largest entries of ``Wᵀx + b`` and codes new examples by the αk largest.
-    Computes in float32.
+    Learns ``x̂ = Wz + b′`` with z the k largest entries of ``Wᵀx + b`` and codes new examples by the αk largest. The
+    mean of the examples is taken off first and the rest scaled, so that adding a constant to all examples, or
+    multiplying them, changes no more than rounding. Computes in float32, the mean in float64.
 
     Args:
         units: hidden units.
@@ -42,18 +45,18 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         alpha: the paper's α ≥ 1: ``transform`` keeps αk units. May be changed after ``fit``.
         code_mode: what ``transform`` keeps, see ``CodeMode``; the threshold of ``threshold`` is set on the examples of
             ``fit``, or of the latest ``partial_fit``. The others may be changed after ``fit``.
-        k_start: units kept in the first epoch, falling to k over the first half (section 4.2.1); ``auto``: 100, or
-            all units where there are fewer. None: constant k.
+        k_start: units kept in the first epoch, falling to k over the first half (section 4.2.1); ``auto``: a third of
+            the units. None: constant k.
         epochs: passes over the examples in ``fit``.
         batch_size: examples per update.
         learning_rate, momentum: the paper's for MNIST (section 4.2.2).
         weight_std: the paper's σ.
-        bias_init: ``centered`` starts from centred examples: it stays stable on data far from zero where ``zeros``,
-            the paper's, diverges.
+        bias_init: ``centered`` takes the mean off. ``zeros``, the paper's, leaves it to be learned, which fails where
+            it exceeds the spread.
         activation: ``linear`` as in the paper, or ``relu``.
         scale: number every example is multiplied with before training and coding, undone by ``inverse_transform``. The
-            paper's learning rate is made for MNIST; ``auto`` brings the data to where neither their mean ‖x‖² nor their
-            second moment in any direction exceeds MNIST's. 1.0 takes the data as they are.
+            paper's learning rate is made for MNIST; ``auto`` brings other data to where it is stable. 1.0 takes them as
+            they are.
         engine: ``auto``: a GPU where there is one, else the processor; see ``training.choose_engine``.
         sparse_output: ``transform`` returns CSR instead of a dense array.
         verbose: show a progress bar in ``fit``.
@@ -62,8 +65,9 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         random_state: seed of weights and order.
 
     Attributes:
-        model_: the trained ``KSparseAutoencoder``, on scaled examples.
+        model_: the trained ``KSparseAutoencoder``, on ``(x − mean_) · scale_``.
         components_: the atoms (shape: [units, features]).
+        mean_: what is taken off, zeros with ``zeros`` (shape: [features], float64).
         scale_: the number used.
         history_: an array for each of epoch, k, loss (E on scaled examples), live_units, seconds and the rates, with an
             entry for each epoch.
@@ -119,8 +123,9 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         sample. A file's blocks are taken in random order, batches as they come; the examples of a block at random.
 
         Args:
-            X: examples (shape: [examples, features]): NumPy, memory-mapped (in blocks where they are more than one) or
-                torch; or batches of them: an object that can be iterated over anew, or a function that returns one.
+            X: examples (shape: [examples, features]): NumPy, memory-mapped (in blocks where they are more than one),
+                torch or CSR; or batches of them: an object that can be iterated over anew, or a function that returns
+                one. Arrays and CSR are held as dense float32.
             y: not used.
 
         Raises:
@@ -128,58 +133,60 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
                 its batches only once, or a checkpoint of another fit.
             DivergenceError: the loss stopped being finite; an earlier fit, if any, is kept.
         """
-        x, scale, config, model = self._start(X)
+        x, mean, scale, config, model = self._start(X)
         checkpoint = None if self.checkpoint is None else Path(self.checkpoint)
         model, history = train(x, config, engine=self.engine, checkpoint=checkpoint, progress=self.verbose, model=model)
-        self._finish(x, model, columns(history), scale, config.seed, {})
+        self._finish(x, model, columns(history), mean, scale, config.seed, {})
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:  # noqa: N803
         """Train one epoch on these examples, keeping the target k.
 
-        The first call fixes scale, size and k, and takes the mean for ``centered`` from its examples. The velocity is
-        kept from call to call, so that calls with the same examples are the epochs of ``fit`` with ``k_start=None``;
-        after ``fit`` it starts from zero. Learning rate, momentum and batch size may change between calls.
+        The first call fixes mean, scale, size and k, by its examples. The velocity is kept from call to call, so that
+        calls with the same examples are the epochs of ``fit`` with ``k_start=None``; after ``fit`` it starts from zero.
+        Learning rate, momentum and batch size may change between calls.
 
         Raises:
             ValueError: as ``fit``, or another number of features than before.
             DivergenceError: the loss stopped being finite; the state before the call is kept.
         """
         if not hasattr(self, "model_"):
-            x, scale, config, model = self._start(X)
+            x, mean, scale, config, model = self._start(X)
             epoch, velocity, before = 0, {}, {}
         else:
-            config, scale = self._config(self._seed), self.scale_
-            x, model = _multiplied(self._read(X, config, reset=False)[0], scale), deepcopy(self.model_)
+            config, mean, scale = self._config(self._seed), self.mean_, self.scale_
+            x, model = _seen(self._read(X, config, reset=False), mean, scale), deepcopy(self.model_)
             epoch, velocity, before = self.n_iter_, dict(self._velocity), self.history_
         config = replace(config, k_start=None, epochs=epoch + 1)
         _, rows = train(x, config, engine=self.engine, progress=False, model=model, first=epoch, velocity=velocity)
         history = columns(rows)
         if before:
             history = {name: np.concatenate([before[name], value]) for name, value in history.items()}
-        self._finish(x, model, history, scale, config.seed, velocity)
+        self._finish(x, model, history, mean, scale, config.seed, velocity)
         return self
 
     def transform(self, X: Any) -> np.ndarray | sparse.csr_array:  # noqa: N803
-        """Codes of examples, coded in blocks of rows.
+        """Codes of examples, coded in blocks of rows: those of ``model_.encode``.
 
-        In blocks of mostly zeros the product leaves these out and sums in another order than ``model_``: of
-        pre-activations that tie but for rounding, another may be kept.
+        With ``zeros``, in blocks of mostly zeros the product leaves these out and sums in another order than
+        ``model_``: of pre-activations that tie but for rounding, another may be kept.
 
         Returns:
-            float32 array, or CSR with ``sparse_output`` (shape: [examples, units]).
+            float32 array, or with ``sparse_output`` CSR, its indices int32 where they fit (shape: [examples, units]).
 
         Raises:
-            ValueError: αk above ``units``, NaN, or a wrong shape.
+            ValueError: αk above ``units``, NaN, a wrong shape, or ``threshold`` where none was set.
         """
         check_is_fitted(self, "model_")
+        if self.code_mode == CodeMode.THRESHOLD and bool(torch.isnan(self.model_.threshold)):
+            raise ValueError("There is no threshold: call fit or partial_fit with code_mode='threshold' first.")
         x = self._validated(X, reset=False)
         how = self.code_mode, (self.alpha,)
-        blocks = (codes(self.model_, block, *how, exact=False)[0] for block in _blocks(x, self.scale_))
+        blocks = (codes(self.model_, block, *how, exact=False)[0] for block in self._blocks(x))
         if self.sparse_output:
             return sparse.csr_array(sparse.vstack([sparse.csr_array(block) for block in blocks]))
-        dense = np.empty((len(x), self.model_.units), np.float32)
-        for start, block in zip(range(0, len(x), _CHUNK), blocks, strict=True):
+        dense = np.empty((x.shape[0], self.model_.units), np.float32)
+        for start, block in zip(range(0, len(dense), _CHUNK), blocks, strict=True):
             dense[start : start + _CHUNK] = block if isinstance(block, np.ndarray) else block.toarray()
         return dense
 
@@ -196,6 +203,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         reconstruction = kept @ self.components_
         reconstruction += self.model_.visible_bias.detach().numpy()
         reconstruction /= np.float32(self.scale_)
+        reconstruction += self.mean_
         return reconstruction
 
     def score(self, X: Any, y: Any = None) -> float:  # noqa: N803
@@ -207,11 +215,19 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             ValueError: NaN, a wrong shape, or examples that do not vary.
         """
         check_is_fitted(self, "model_")
-        x = _multiplied(self._validated(X, reset=False), self.scale_)
-        return 1 - reconstruction_report(self.model_, x)["fvu"]
+        return 1 - reconstruction_report(self.model_, self._blocks(self._validated(X, reset=False)))["fvu"]
+
+    def report(self, X: Any) -> dict[str, Any]:  # noqa: N803
+        """What each unit does for the k largest codes of ``X``, as ``metrics.unit_report`` says.
+
+        Raises:
+            ValueError: as ``score``.
+        """
+        check_is_fitted(self, "model_")
+        return unit_report(self.model_, self._blocks(self._validated(X, reset=False)))
 
     def save(self, path: Path | str) -> None:
-        """Write the fitted estimator: parameters, model, scale, seed and history, as safetensors without pickle.
+        """Write the fitted estimator: parameters, model, mean, scale, seed and history, as safetensors without pickle.
 
         The velocity stays behind: ``partial_fit`` after ``load`` starts from rest. So does a ``random_state`` that is
         a generator.
@@ -223,7 +239,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         parameters = self.get_params() | {"checkpoint": None}
         if not isinstance(self.random_state, Integral):
             parameters["random_state"] = None
-        names = ("scale_", "_seed", "n_iter_", "n_features_in_", "feature_names_in_", "history_")
+        names = ("mean_", "scale_", "_seed", "n_iter_", "n_features_in_", "feature_names_in_", "history_")
         fitted = {name: getattr(self, name) for name in names if hasattr(self, name)}
         save_model(self.model_, Path(path), parameters=parameters, fitted=fitted)
 
@@ -241,6 +257,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         made, fitted = cls(**metadata["parameters"]), metadata["fitted"]
         if "feature_names_in_" in fitted:
             fitted["feature_names_in_"] = np.array(fitted["feature_names_in_"], dtype=object)
+        fitted["mean_"] = np.array(fitted.get("mean_", [0.0] * model.inputs))
         fitted["history_"] = {name: np.array(column) for name, column in fitted["history_"].items()}
         made.__dict__.update(fitted, model_=model, _velocity={})
         return made
@@ -257,17 +274,20 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
+        tags.input_tags.sparse = True
         return tags
 
-    def _start(self, X: Any) -> tuple[np.ndarray | Blocks, float, TrainConfig, KSparseAutoencoder]:  # noqa: N803
+    def _start(self, X: Any) -> tuple[Any, np.ndarray, float, TrainConfig, KSparseAutoencoder]:  # noqa: N803
         config = self._config(int(check_random_state(self.random_state).randint(2**31)))
-        x, sample = self._read(X, config, reset=True)
-        scale = _stable_scale(sample) if isinstance(self.scale, str) else float(self.scale)
-        x = _multiplied(x, scale)
+        x = self._read(X, config, reset=True)
+        mean, sample = (x.mean, x.sample) if isinstance(x, Blocks) else (x.mean(axis=0, dtype=np.float64), x)
+        mean = mean if self.bias_init == "centered" else np.zeros(len(mean))
+        scale = _stable_scale(sample, mean) if isinstance(self.scale, str) else float(self.scale)
+        x = _seen(x, mean, scale)
         model = new_model(config, x)
         if self.code_mode in (CodeMode.ALPHA_K, CodeMode.THRESHOLD):
             model.alpha_k(self.alpha)
-        return x, scale, config, model
+        return x, mean, scale, config, model
 
     def _config(self, seed: int) -> TrainConfig:
         """The parameters as a training run; those that it has not are checked here."""
@@ -277,7 +297,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             raise ValueError(f"scale = {self.scale!r} is not possible: choose 'auto' or a positive number.")
         k_start: Any = self.k_start
         if k_start == "auto" and isinstance(self.units, Integral):
-            k_start = min(100, self.units)
+            k_start = max(1, self.units // 3)
         return TrainConfig(
             units=self.units, k=self.k, k_start=k_start, epochs=self.epochs, batch_size=self.batch_size,
             learning_rate=self.learning_rate, momentum=self.momentum, weight_std=self.weight_std,
@@ -289,32 +309,39 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         x: np.ndarray | Blocks,
         model: KSparseAutoencoder,
         history: dict[str, np.ndarray],
+        mean: np.ndarray,
         scale: float,
         seed: int,
         velocity: dict[str, torch.Tensor],
     ) -> None:
         if self.code_mode == CodeMode.THRESHOLD:
             wholes = (block for _, block in x.read()) if isinstance(x, Blocks) else (x,)
-            blocks = (torch.from_numpy(block) for whole in wholes for block in _blocks(whole, 1.0))
+            blocks = (torch.tensor(x[i : i + _CHUNK]) for x in wholes for i in range(0, len(x), _CHUNK))
             total = sum(len(block) * model.calibrate_threshold(block, self.alpha) for block in blocks)
             model.threshold.fill_(total / x.shape[0])
         self.model_, self.history_, self.n_iter_ = model, history, len(history["epoch"])
-        self.scale_, self._seed, self._velocity = scale, seed, velocity
+        self.mean_, self.scale_, self._seed, self._velocity = mean, scale, seed, velocity
 
-    def _read(self, X: Any, config: TrainConfig, reset: bool) -> tuple[np.ndarray | Blocks, np.ndarray]:  # noqa: N803
-        """Examples, and those among them that decide on the scale."""
+    def _read(self, X: Any, config: TrainConfig, reset: bool) -> np.ndarray | Blocks:  # noqa: N803
         if _in_blocks(X):
             blocks = Blocks(X, config.batch_size)
-            return blocks, self._validated(blocks.sample, reset)
-        return (x := self._validated(X, reset)), x
+            self._validated(blocks.sample, reset)
+            return blocks
+        x = self._validated(X, reset)
+        return x.toarray() if sparse.issparse(x) else x
 
-    def _validated(self, X: Any, reset: bool) -> np.ndarray:  # noqa: N803
+    def _blocks(self, x: Any) -> Iterator[np.ndarray]:
+        for start in range(0, x.shape[0], _CHUNK):
+            yield _seen(x[start : start + _CHUNK], self.mean_, self.scale_)
+
+    def _validated(self, X: Any, reset: bool) -> Any:  # noqa: N803
+        """The examples as they are, an array or CSR, of any type that is numeric."""
         if getattr(X, "ndim", 2) > 2:
             raise ValueError(
                 f"Found array with dim {X.ndim}, but KSparseCoder takes one row an example: reshape images with "
                 "x.reshape(len(x), -1)."
             )
-        return validate_data(self, _as_numpy(X), reset=reset, dtype=np.float32, order="C")
+        return validate_data(self, _as_numpy(X), reset=reset, accept_sparse="csr", order="C")
 
 
 def _in_blocks(x: Any) -> bool:
@@ -326,24 +353,42 @@ def _in_blocks(x: Any) -> bool:
 
 
 def _as_numpy(x: Any) -> Any:
-    return x.detach().cpu().float().numpy() if isinstance(x, torch.Tensor) else x
-
-
-def _multiplied(x: Any, scale: float) -> Any:
-    if isinstance(x, Blocks):
-        x.prepare = lambda block: np.multiply(block, np.float32(scale), out=block)
+    if not isinstance(x, torch.Tensor):
         return x
-    return x if scale == 1 else x * np.float32(scale)
+    return (x.float() if x.dtype == torch.bfloat16 else x).detach().cpu().numpy()
 
 
-def _blocks(x: np.ndarray, scale: float) -> Iterator[np.ndarray]:
-    for start in range(0, len(x), _CHUNK):
-        yield np.multiply(x[start : start + _CHUNK], np.float32(scale))
+def _seen(x: Any, mean: np.ndarray, scale: float) -> Any:
+    """What the model sees of examples, an array, CSR or blocks: ``(x − mean) · scale``, dense float32."""
+    if isinstance(x, Blocks):
+        x.prepare = lambda block: _shifted(block, mean, scale, block)
+        return x
+    x = x.toarray() if sparse.issparse(x) else x
+    if x.dtype == np.float32 and scale == 1 and not mean.any():
+        return np.ascontiguousarray(x)
+    return _shifted(x, mean, scale, np.empty(x.shape, np.float32))
 
 
-def _stable_scale(x: np.ndarray) -> float:
-    sample = np.asarray(x[:: max(1, len(x) // 2_000)], np.float64)
-    largest = float(np.linalg.norm(sample, 2) ** 2) / len(sample)
-    mean_squared_norm = float((sample**2).sum()) / len(sample)
-    ratio = max(largest / _LARGEST_MOMENT, mean_squared_norm / _MEAN_SQUARED_NORM)
-    return ratio**-0.5 if ratio > 0 else 1.0
+def _shifted(x: np.ndarray, mean: np.ndarray, scale: float, out: np.ndarray) -> np.ndarray:
+    # The difference in float64, of which a mean far above the spread leaves enough; a buffered copy, not a whole one.
+    np.subtract(x, mean, out=out, dtype=np.float64, casting="same_kind")
+    out *= np.float32(scale)
+    return out
+
+
+def _stable_scale(x: Any, mean: np.ndarray) -> float:
+    """The scale at which a sample of the examples exceeds neither bound above."""
+    sample = _seen(x[:: max(1, x.shape[0] // _SAMPLE)], mean, 1.0)
+    norms = np.einsum("ij,ij->i", sample, sample, dtype=np.float64)
+    if (spread := float(norms.mean())) == 0:
+        return 1.0
+    largest = spread * _largest_moment(sample / np.float32(spread**0.5))
+    return max(largest / _LARGEST_MOMENT, float(norms @ norms) / float(norms.sum()) / _SQUARED_NORM) ** -0.5
+
+
+def _largest_moment(x: np.ndarray) -> float:
+    """The largest eigenvalue of ``xᵀx / examples`` by power iteration, from below."""
+    direction = np.random.default_rng(0).standard_normal(x.shape[1], np.float32)
+    for _ in range(_POWER_STEPS):
+        direction = (x @ (direction / np.linalg.norm(direction))) @ x
+    return float(np.linalg.norm(direction)) / len(x)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -20,7 +21,10 @@ from torch import Tensor
 
 from ksae_lib.model import KSparseAutoencoder
 
+Tensors = Mapping[str, Tensor]
 _VERSION = 1
+# How others name encoder and bias; they name W_dec and b_dec alike.
+_TOPK = {"sae_lens": ("W_enc", "b_enc"), "sparsify": ("encoder.weight", "encoder.bias")}
 _HOST = re.sub(r"\W", "_", socket.gethostname())
 _TEMPORARY = re.compile(r"\..*\.(?P<host>\w*)-(?P<process>\d+)\.\w*\.tmp")
 
@@ -173,3 +177,42 @@ def read_model(path: Path) -> tuple[KSparseAutoencoder, dict[str, Any]]:
     model = KSparseAutoencoder(**metadata["model"]).to(tensors["weight"].dtype)
     model.load_state_dict(tensors)
     return model, metadata
+
+
+@torch.no_grad()
+def topk_state(model: KSparseAutoencoder, mean: Any = 0.0, scale: float = 1.0, layout: str = "sae_lens") -> Tensors:
+    """Parameters of a TopK autoencoder that does what a model, of activation ``relu``, does on ``(x − mean) · scale``.
+
+    It computes ``z = relu(topk(W_enc (x − b_dec) + b_enc))`` and ``x̂ = W_dec z + b_dec``. The ``layout`` is that of
+    SAELens' TopKSAE, or ``sparsify``, that of EleutherAI's SparseCoder.
+    """
+    weight, away = model.weight.double(), model.visible_bias.double()
+    encoder, bias = _TOPK[layout]
+    state = {
+        encoder: scale * (weight if layout == "sparsify" else weight.T),
+        bias: model.bias + weight @ away,
+        "W_dec": weight / scale,
+        "b_dec": away / scale + torch.as_tensor(mean),
+    }
+    return {name: tensor.float().contiguous() for name, tensor in state.items()}
+
+
+@torch.no_grad()
+def model_of_topk(state: Tensors, k: int) -> tuple[KSparseAutoencoder, np.ndarray, float]:
+    """Model, mean and scale from the parameters that ``topk_state`` makes.
+
+    Raises:
+        ValueError: some are missing, or the encoder is not the decoder but for a factor, as ours is.
+    """
+    layout = "sae_lens" if "W_enc" in state else "sparsify"
+    if missing := {*_TOPK[layout], "W_dec", "b_dec"} - set(state):
+        raise ValueError(f"These are not a TopK autoencoder's parameters: {', '.join(sorted(missing))} missing.")
+    (encoder, bias), decoder = (state[name] for name in _TOPK[layout]), state["W_dec"]
+    scale = float((encoder.norm() / decoder.norm()).sqrt())
+    weight = (encoder if layout == "sparsify" else encoder.T) / scale
+    if not (weight - decoder * scale).norm() <= 1e-4 * weight.norm():
+        raise ValueError("Encoder and decoder of this TopK autoencoder differ by more than a factor: ours are tied.")
+    model = KSparseAutoencoder(weight.shape[1], weight.shape[0], k, "relu")
+    model.weight.copy_(weight)
+    model.bias.copy_(bias)
+    return model, state["b_dec"].double().numpy(), scale

@@ -1,6 +1,7 @@
 """Measures reported next to the error: reconstruction, sparsity, dead units, locality, coherence."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from ksae_lib.codes import codes
 from ksae_lib.model import CodeMode, KSparseAutoencoder
 
 _CHUNK = 5_000
+Examples = np.ndarray | Iterable[np.ndarray]
 
 
 def fraction_of_variance_unexplained(x: np.ndarray, reconstruction: np.ndarray) -> float:
@@ -29,31 +31,56 @@ def fraction_of_variance_unexplained(x: np.ndarray, reconstruction: np.ndarray) 
     return float(((np.asarray(x, np.float64) - reconstruction) ** 2).sum()) / total
 
 
-@torch.no_grad()
-def reconstruction_report(model: KSparseAutoencoder, x: np.ndarray) -> dict[str, float | int]:
+def reconstruction_report(model: KSparseAutoencoder, x: Examples) -> dict[str, float | int]:
     """FVU, mean L0 and live units of the k largest code over one full pass of ``x`` (shape: [examples, inputs])."""
-    reconstructions, uses = [], np.zeros(model.units, np.int64)
-    for code in _codes(model, x):
-        reconstructions.append(model.decode(torch.from_numpy(code.toarray())).numpy())
+    report = unit_report(model, x)
+    return {"fvu": report["fvu"], "l0": report["l0"], "live_units": int(report["live"].sum())}
+
+
+@torch.no_grad()
+def unit_report(model: KSparseAutoencoder, x: Examples) -> dict[str, Any]:
+    """What each unit does for the k largest code, over one pass of ``x`` (shape: [examples, inputs]) or its blocks.
+
+    Returns:
+        For each unit (shape: [units]) ``frequency``, the share of examples that keep it, ``energy``, its share of
+        ``Σ (z_j ‖w_j‖)²`` over all units and examples, and ``live``, whether any keeps it. Of all, ``fvu`` and ``l0``.
+
+    Raises:
+        ValueError: the examples do not vary.
+    """
+    uses, energy, error = np.zeros(model.units, np.int64), np.zeros(model.units), 0.0
+    examples, first, total, squares = 0, np.zeros(0), np.zeros(model.inputs), 0.0
+    for block, code in _codes(model, x):
+        # Sums from the first example on, so that a mean far from zero costs no digits.
+        first = first if examples else np.asarray(block[0], np.float64)
+        reconstruction, away = model.decode(torch.from_numpy(code.toarray())).numpy(), block - first
+        examples, total, squares = examples + len(block), total + away.sum(axis=0), squares + float((away**2).sum())
+        error += float(((np.asarray(block, np.float64) - reconstruction) ** 2).sum())
         uses += np.bincount(code.indices, minlength=model.units)
+        energy += np.bincount(code.indices, np.square(code.data, dtype=np.float64), model.units)
+    if squares == 0:
+        raise ValueError("FVU is not defined: all examples are equal.")
+    energy *= model.weight.double().square().sum(dim=1).numpy()
     return {
-        "fvu": fraction_of_variance_unexplained(x, np.concatenate(reconstructions)),
-        "l0": int(uses.sum()) / len(x),
-        "live_units": int(np.count_nonzero(uses)),
+        "frequency": uses / examples,
+        "energy": energy / (energy.sum() or 1.0),
+        "live": uses > 0,
+        "fvu": error / (squares - float((total**2).sum()) / examples),
+        "l0": int(uses.sum()) / examples,
     }
 
 
 def live_units(model: KSparseAutoencoder, x: np.ndarray) -> np.ndarray:
     """Which units the k largest code of at least one example of ``x`` keeps (shape: [units], bool)."""
-    uses = np.zeros(model.units, np.int64)
-    for code in _codes(model, x):
-        uses += np.bincount(code.indices, minlength=model.units)
-    return uses > 0
+    live = np.zeros(model.units, bool)
+    for _, code in _codes(model, x):
+        live[code.indices] = True
+    return live
 
 
-def _codes(model: KSparseAutoencoder, x: np.ndarray) -> Iterator[sparse.csr_array]:
-    for start in range(0, len(x), _CHUNK):
-        yield sparse.csr_array(codes(model, x[start : start + _CHUNK], CodeMode.K)[0])
+def _codes(model: KSparseAutoencoder, x: Examples) -> Iterator[tuple[np.ndarray, sparse.csr_array]]:
+    for block in np.split(x, range(_CHUNK, len(x), _CHUNK)) if isinstance(x, np.ndarray) else x:
+        yield block, sparse.csr_array(codes(model, block, CodeMode.K)[0])
 
 
 def effective_area(filters: np.ndarray) -> np.ndarray:

@@ -189,7 +189,7 @@ def _describe(
             "mutual_coherence": coherence,
             "mean_coherence": mean_coherence,
         }
-        if (data := load_data(run.data)).is_colour:
-            results["gabor"] = gabor_report(atoms.numpy(), data.image_shape)
+        if run.data.name == "patches":
+            results["gabor"] = gabor_report(atoms.numpy(), load_data(run.data).image_shape)
     results["sparsity"] = metrics.sparsity_measures(_dense(run.method, model, held_out))
     return results

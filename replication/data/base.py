@@ -76,6 +76,7 @@ class Dataset:
         image_shape: of a row: (height, width), (height, width, 3) in colour, (2, height, width) of a stereo pair.
         preprocessing: what was done to the pixels, saved with every run.
         sha256: digest of the published files' contents, before split and preprocessing.
+        whitening: of patches, the mean and the matrix of ``(x − mean) @ matrix``.
     """
 
     train_x: np.ndarray
@@ -87,16 +88,12 @@ class Dataset:
     image_shape: tuple[int, ...]
     preprocessing: dict[str, Any]
     sha256: str
+    whitening: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def classes(self) -> int:
         """Number of classes, labelled from 0."""
         return int(self.train_y.max()) + 1
-
-    @property
-    def is_colour(self) -> bool:
-        """Whether rows are images of three colours."""
-        return len(self.image_shape) == 3 and self.image_shape[-1] == 3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,12 +18,15 @@ _BLOCK = 20_000
 
 
 def load(config: DataConfig, root: Path) -> Dataset:
-    """Random 8 × 8 colour patches of natural images; there are no labels, so every label is 0.
+    """Random 8 × 8 patches of natural images; there are no labels, so every label is 0.
+
+    New patches are made alike by ``(normalize_contrast(patches) − mean) @ matrix`` of the data's ``whitening``.
 
     Args:
         config: which patches and how many. Its ``source`` is ``cifar10`` (the 50,000 training images, through
             torchvision), ``samples`` (scikit-learn's two photographs), or the path of an ``.npz`` file with an array
-            ``images`` (shape: [images, height, width, 3], uint8), from the folder of data sets if it is not absolute.
+            ``images`` (shape: [images, height, width, 3] or grey [images, height, width], uint8), from the folder of
+            data sets if it is not absolute.
         root: the folder of data sets.
 
     Raises:
@@ -42,14 +45,15 @@ def load(config: DataConfig, root: Path) -> Dataset:
     made = {"source": Path(config.source).name, "contrast": CONTRAST, "zca_epsilon": ZCA_EPSILON, "side": SIDE}
     return Dataset(
         *(train_x, train_y, validation_x, validation_y, test_x, test_y),
-        image_shape=(SIDE, SIDE, 3),
+        image_shape=(SIDE, SIDE, *images.shape[3:]),
         preprocessing={**made, "split_seed": config.split_seed},
         sha256=hashlib.sha256(images.tobytes()).hexdigest(),
+        whitening=(mean, matrix),
     )
 
 
 def random_patches(images: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Patches at random places of random images (shape: [count, 192], float32).
+    """Patches at random places of random images (shape: [count, 192], grey [count, 64], float32).
 
     Raises:
         DataError: the images are smaller than a patch.
@@ -61,11 +65,14 @@ def random_patches(images: np.ndarray, count: int, rng: np.random.Generator) -> 
     which = rng.choice(len(images), count, p=np.full(len(images), 1 / len(images)))
     top, left = rng.integers(np.full(count, height)), rng.integers(np.full(count, width))
     windows = np.lib.stride_tricks.sliding_window_view(images, (SIDE, SIDE), axis=(1, 2))
-    return windows[which, top, left].transpose(0, 2, 3, 1).reshape(count, -1).astype(np.float32)
+    patches = windows[which, top, left]
+    # Windows put the colours before the pixels.
+    patches = patches.transpose(0, 2, 3, 1) if patches.ndim == 4 else patches
+    return patches.reshape(count, -1).astype(np.float32)
 
 
 def normalize_contrast(patches: np.ndarray) -> np.ndarray:
-    """``(x − mean) / √(variance + 10)`` of each patch, all three channels together (shape as given, float32)."""
+    """``(x − mean) / √(variance + 10)`` of each patch, all channels together (shape as given, float32)."""
     centred = patches - patches.mean(axis=1, keepdims=True)
     return centred / np.sqrt(centred.var(axis=1, ddof=1, keepdims=True) + np.float32(CONTRAST))
 
@@ -103,8 +110,8 @@ def _images(source: str, root: Path) -> np.ndarray:
         else:
             with np.load(root / source) as archive:
                 images = archive["images"]
-        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or not len(images):
-            raise ValueError(f"its images are {images.dtype} {images.shape}, not uint8 [n, height, width, 3]")
+        if images.shape[3:] not in ((), (3,)) or images.ndim < 3 or images.dtype != np.uint8 or not len(images):
+            raise ValueError(f"its images are {images.dtype} {images.shape}, not uint8 [n, height, width(, 3)]")
     except (OSError, KeyError, TypeError, ValueError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
         raise DataError(
             f"{source} is missing in {root} or cannot be read ({error}): name an .npz file with an array 'images', "

@@ -61,25 +61,27 @@ def fit_gabor(image: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def main_image(filters: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Colour filters as grey ones: each along the direction in colour space in which it varies most.
+    """Colour filters as grey ones: each along the direction in colour space in which it varies most; grey as they are.
 
-    Shapes: [units, height · width · 3] → [units, height, width]; ``shape`` is (height, width, 3).
+    Shapes: [units, height · width · 3] → [units, height, width]; ``shape`` is (height, width, 3), or (height, width).
     """
+    if len(shape) == 2:
+        return filters.reshape(len(filters), *shape)
     colours = filters.reshape(len(filters), -1, shape[2])
     _, _, directions = np.linalg.svd(colours - colours.mean(axis=1, keepdims=True), full_matrices=False)
     return np.einsum("upc,uc->up", colours, directions[:, 0]).reshape(len(filters), *shape[:2])
 
 
 def gabor_report(filters: np.ndarray, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Share of the first 300 colour filters that are localized and oriented (claim C10), beside that of Gaussian noise.
+    """Share of the first 300 filters that are localized and oriented (claim C10), beside that of Gaussian noise.
 
     A filter counts if its best Gabor function explains at least half of its variance, has an envelope of which the
     smaller standard deviation is below a quarter of the side, and at least one cycle in the side or an
     envelope twice as long as wide: flat and round filters have no orientation.
 
     Args:
-        filters: of units that are in use (shape: [units, height · width · 3]).
-        shape: (height, width, 3).
+        filters: of units that are in use (shape: [units, height · width · 3], grey [units, height · width]).
+        shape: (height, width, 3), grey (height, width).
 
     Returns:
         ``filters``, their number; ``share`` and ``control_share``; ``explained`` and ``control_explained``, the

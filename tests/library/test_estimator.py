@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import pytest
 import torch
 from scipy import sparse
 from sklearn.base import clone
+from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
+from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from ksae_lib import DivergenceError, KSparseCoder
@@ -44,6 +47,11 @@ def coder(**changes: Any) -> KSparseCoder:
     return KSparseCoder(**{"units": 100, "k": 10, "epochs": 10, "random_state": 0, **changes})
 
 
+def seen(fitted: KSparseCoder, x: np.ndarray) -> torch.Tensor:
+    """What the model of an estimator that was fitted on ``x`` sees of it."""
+    return torch.from_numpy(((x - np.mean(x, axis=0, dtype=np.float64)) * fitted.scale_).astype(np.float32))
+
+
 @pytest.fixture(scope="module")
 def fitted(digits: np.ndarray) -> KSparseCoder:
     return coder().fit(digits)
@@ -57,10 +65,10 @@ def test_codes_reconstruct_and_classify_in_a_pipeline(digits: np.ndarray) -> Non
     assert pipeline[0].score(test_x) > 0.8
 
 
-def test_without_scaling_fit_is_a_training_run_with_the_schedule_from_all_100_units(digits: np.ndarray) -> None:
+def test_without_scaling_fit_is_a_training_run_with_the_schedule_from_a_third_of_the_units(digits: np.ndarray) -> None:
     unscaled = coder(scale=1.0, bias_init="zeros", weight_std=0.02, momentum=0.5, random_state=3).fit(digits)
     config = TrainConfig(
-        units=100, k=10, k_start=100, epochs=10, bias_init="zeros", weight_std=0.02, momentum=0.5,
+        units=100, k=10, k_start=33, epochs=10, bias_init="zeros", weight_std=0.02, momentum=0.5,
         seed=np.random.RandomState(3).randint(2**31),
     )  # fmt: skip
     model, history = train(digits, config)
@@ -87,7 +95,7 @@ def test_transform_keeps_alpha_k_units_and_dense_keeps_all(
 
 def test_the_threshold_is_the_mean_alpha_k_th_value_of_all_training_examples(digits: np.ndarray) -> None:
     by_threshold = coder(code_mode="threshold", alpha=2).fit(digits)
-    z = by_threshold.model_.pre_activation(torch.from_numpy(digits) * by_threshold.scale_)
+    z = by_threshold.model_.pre_activation(seen(by_threshold, digits))
     threshold = torch.topk(z, 20).values[:, -1].mean().item()
     assert float(by_threshold.model_.threshold) == pytest.approx(threshold, rel=1e-5)
     kept = z.detach().numpy() > threshold
@@ -107,7 +115,7 @@ def test_reconstructions_and_score_are_in_the_units_of_the_data_and_keep_k_units
     x = digits * 256
     large = coder(alpha=3).fit(x)
     with torch.no_grad():
-        model_output = large.model_(torch.from_numpy(x) * large.scale_)[0].numpy() / large.scale_
+        model_output = large.model_(seen(large, x))[0].numpy() / large.scale_ + x.mean(axis=0)
     explained = 1 - ((x - model_output) ** 2).sum() / ((x - x.mean(0)) ** 2).sum()
     assert large.score(x) == pytest.approx(explained, abs=1e-5)
     assert large.score(x) > 0.7
@@ -143,16 +151,49 @@ def test_default_scale_is_stable_on_data_unlike_mnist(kind: str) -> None:
         assert trained.score(x) > floor
 
 
-def test_automatic_scale_leaves_neither_size_above_mnists(digits: np.ndarray) -> None:
+def test_automatic_scale_brings_moment_or_norm_to_its_bound(digits: np.ndarray) -> None:
     uncorrelated = np.random.default_rng(0).normal(size=(500, 64))
-    for x in (digits, uncorrelated):
-        scaled = x * coder(epochs=1).fit(x).scale_
-        share_of_mnist = (np.linalg.norm(scaled, 2) ** 2 / len(x) / 37.6, (scaled**2).sum(1).mean() / 88)
-        assert max(share_of_mnist) == pytest.approx(1, rel=1e-4)
+    outliers = np.where(np.arange(500)[:, None] % 50, 1, 10) * uncorrelated
+    one_direction = np.outer(uncorrelated[:, 0], np.ones(64)) + 0.1 * uncorrelated + 50
+    for x, bound in ((digits, 1), (uncorrelated, 1), (outliers, 1), (one_direction, 0)):
+        scaled = (x - x.mean(axis=0)) * coder(epochs=1).fit(x).scale_
+        largest = np.linalg.eigvalsh(scaled.T @ scaled / len(x))[-1]
+        norms = (scaled**2).sum(axis=1)
+        shares = largest / 24, (norms**2).sum() / norms.sum() / 80
+        assert shares[bound] == pytest.approx(1, rel=1e-4)
+        assert shares[1 - bound] < 1
+
+
+@pytest.mark.parametrize("shift", [100.0, -3.7e5, 31.0 * np.arange(64) - 1000])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_constant_changes_codes_and_score_by_rounding_only(shift: Any, dtype: type) -> None:
+    x = load_digits().data
+    # Later, roundings have decided near-ties and the nets part.
+    still, moved = (coder(units=64, k=5, epochs=2).fit(data) for data in (x, (x + shift).astype(dtype)))
+    assert np.allclose(moved.mean_, still.mean_ + shift, rtol=1e-6)
+    assert np.abs(moved.transform((x + shift).astype(dtype)) - still.transform(x)).max() < 1e-4
+    assert moved.score((x + shift).astype(dtype)) == pytest.approx(still.score(x), abs=1e-6)
+    there = moved.inverse_transform(still.transform(x)) - shift
+    assert np.allclose(there, still.inverse_transform(still.transform(x)), atol=1e-7 * np.abs(shift).max() + 1e-3)
+    with_zeros = coder(units=64, k=5, bias_init="zeros").fit(x)
+    assert not with_zeros.mean_.any()
+
+
+@pytest.mark.parametrize("spreads", [0, 1, 3, 30])
+def test_the_atoms_of_a_known_dictionary_are_found_wherever_its_mean_is(spreads: float) -> None:
+    rng = np.random.default_rng(0)
+    atoms = rng.normal(size=(96, 64))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    x = (np.abs(rng.normal(size=(10_000, 96))) * (rng.random((10_000, 96)) < 3 / 96)) @ atoms
+    x = (x + spreads * x.std() * rng.choice([-1, 1], 64)).astype(np.float32)
+    found = KSparseCoder(96, k=3, random_state=0).fit(x)
+    lengths = np.linalg.norm(found.components_, axis=1, keepdims=True)
+    assert np.abs(atoms @ (found.components_ / lengths).T).max(axis=1).mean() > 0.98
+    assert found.report(x)["live"].all()
 
 
 @pytest.mark.parametrize("scale", ["auto", 1.0])
-def test_numpy_torch_and_memory_mapped_arrays_give_the_same(
+def test_numpy_torch_sparse_and_memory_mapped_arrays_give_the_same(
     digits: np.ndarray, tmp_path: Path, scale: float | str
 ) -> None:
     path = tmp_path / "x.npy"
@@ -161,12 +202,61 @@ def test_numpy_torch_and_memory_mapped_arrays_give_the_same(
     for same in (
         torch.from_numpy(digits),
         torch.from_numpy(digits).double().requires_grad_(),
+        torch.from_numpy(digits).bfloat16(),
+        sparse.csr_array(digits),
+        sparse.csr_matrix(digits, dtype=np.float64),
+        (digits * 16).astype(np.uint8) if scale == "auto" else digits,
         np.load(path, mmap_mode="r"),
         np.asfortranarray(digits, np.float64),
     ):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert np.array_equal(coder(scale=scale).fit(same).transform(same), expected)
+
+
+@pytest.mark.parametrize("changes", [{}, {"code_mode": "dense_relu"}, {"code_mode": "threshold"}])
+def test_others_take_the_sparse_codes(digits: np.ndarray, changes: dict[str, Any]) -> None:
+    labels = load_digits().target
+    codes = coder(sparse_output=True, **changes).fit_transform(digits)
+    assert codes.indices.dtype == codes.indptr.dtype == np.int32
+    for other in (LinearSVC(), SGDClassifier(random_state=0), KMeans(10, n_init=1, random_state=0)):
+        fitted = other.fit(codes, labels)
+        assert isinstance(other, KMeans) or fitted.score(codes, labels) > 0.9
+
+
+def test_sparse_examples_are_taken_by_every_method(digits: np.ndarray) -> None:
+    x = sparse.csr_array(digits)
+    assert coder().partial_fit(x).score(x) == coder().partial_fit(digits).score(digits)
+
+
+def test_a_score_holds_a_block_of_a_large_array(fitted: KSparseCoder, tmp_path: Path) -> None:
+    large = np.lib.format.open_memmap(tmp_path / "large.npy", "w+", np.float32, (400_000, 64))
+    large[::1000] = 1
+    tracemalloc.start()
+    try:
+        score, report = fitted.score(large), fitted.report(large)
+        assert tracemalloc.get_traced_memory()[1] < 10e6 < large.nbytes
+    finally:
+        tracemalloc.stop()
+    assert report["fvu"] == 1 - score
+
+
+def test_the_report_is_of_the_k_largest_codes(fitted: KSparseCoder, digits: np.ndarray) -> None:
+    more = pickle.loads(pickle.dumps(fitted)).set_params(alpha=3)
+    report, codes = more.report(digits), fitted.transform(digits)
+    assert report["frequency"] == pytest.approx((codes != 0).mean(axis=0))
+    parts = (codes[:, :, None] * fitted.components_).astype(np.float64)
+    assert report["energy"] == pytest.approx((parts**2).sum(axis=(0, 2)) / (parts**2).sum(), rel=1e-4)
+    assert (report["live"] == (codes != 0).any(axis=0)).all()
+    assert report["l0"] == 10
+    assert report["fvu"] == pytest.approx(1 - fitted.score(digits))
+
+
+def test_a_threshold_that_was_not_set_is_told(fitted: KSparseCoder, digits: np.ndarray) -> None:
+    changed = pickle.loads(pickle.dumps(fitted)).set_params(code_mode="threshold")
+    with pytest.raises(ValueError, match="There is no threshold: call fit or partial_fit with code_mode='threshold'"):
+        changed.transform(digits)
+    assert changed.partial_fit(digits).transform(digits).any()
 
 
 def test_calls_of_partial_fit_are_the_epochs_of_fit_with_constant_k(digits: np.ndarray) -> None:
@@ -270,6 +360,7 @@ def test_an_estimator_that_was_saved_is_the_same_when_loaded(
     ours.save(path)
     theirs = KSparseCoder.load(str(path))
     assert theirs.get_params() == ours.get_params()
+    assert np.array_equal(theirs.mean_, ours.mean_) and theirs.mean_.dtype == np.float64
     assert (theirs.scale_, theirs.n_iter_, theirs.n_features_in_) == (ours.scale_, ours.n_iter_, 64)
     assert_same_history(ours.history_, theirs.history_)
     assert ours.history_["seconds"].tolist() == theirs.history_["seconds"].tolist()
@@ -290,6 +381,15 @@ def test_names_of_features_and_generators_survive_as_far_as_they_can(digits: np.
     loaded = KSparseCoder.load(path)
     assert loaded.random_state is None
     assert loaded.feature_names_in_.tolist() == named.feature_names_in_.tolist()
+
+
+def test_files_of_estimators_that_took_no_mean_off_are_read(digits: np.ndarray, tmp_path: Path) -> None:
+    old = coder(bias_init="zeros").fit(digits)
+    codes, mean = old.transform(digits), old.mean_
+    del old.mean_
+    old.save(tmp_path / "old.safetensors")
+    new = KSparseCoder.load(tmp_path / "old.safetensors")
+    assert np.array_equal(new.mean_, mean) and np.array_equal(new.transform(digits), codes)
 
 
 def test_what_cannot_be_saved_or_loaded_is_refused(fitted: KSparseCoder, tmp_path: Path) -> None:

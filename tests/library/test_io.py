@@ -10,11 +10,12 @@ import textwrap
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ksae_lib import KSparseAutoencoder
+from ksae_lib import KSparseAutoencoder, KSparseCoder
 from ksae_lib import io as files
 
 
@@ -211,3 +212,50 @@ def test_a_process_that_is_killed_while_it_writes_leaves_nothing_for_long(tmp_pa
     assert len(list(tmp_path.iterdir())) == 1
     files.sweep(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def topk_encoder(state: files.Tensors, x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes and reconstructions as SAELens' TopKSAE and sparsify's SparseCoder compute them from their parameters."""
+    weight = state["W_enc"].T if "W_enc" in state else state["encoder.weight"]
+    bias = state["b_enc"] if "b_enc" in state else state["encoder.bias"]
+    top = torch.topk(torch.nn.functional.linear(x - state["b_dec"], weight, bias), k)
+    codes = torch.zeros(len(x), len(weight)).scatter(-1, top.indices, torch.relu(top.values))
+    return codes, codes @ state["W_dec"] + state["b_dec"]
+
+
+@pytest.mark.parametrize("layout", ["sae_lens", "sparsify"])
+def test_topk_autoencoders_of_others_give_the_same_codes(layout: str) -> None:
+    x = np.random.default_rng(0).normal(5, 2, (300, 20)).astype(np.float32)
+    coder = KSparseCoder(40, k=6, epochs=5, activation="relu", random_state=0).fit(x)
+    state = files.topk_state(coder.model_, coder.mean_, coder.scale_, layout)
+    codes, reconstruction = topk_encoder(state, torch.from_numpy(x), 6)
+    on_seen = files.topk_state(coder.model_) | {"b_dec": torch.zeros(20), "b_enc": coder.model_.bias.detach()}
+    seen = torch.from_numpy((x - coder.mean_).astype(np.float32) * np.float32(coder.scale_))
+    assert np.array_equal(topk_encoder(on_seen, seen, 6)[0], coder.transform(x)), "bit for bit"
+    assert np.allclose(codes, coder.transform(x), atol=1e-4)
+    assert np.allclose(reconstruction, coder.inverse_transform(coder.transform(x)), atol=1e-4)
+    sizes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    assert (
+        sizes
+        == {
+            "sae_lens": {"W_enc": (20, 40), "b_enc": (40,), "W_dec": (40, 20), "b_dec": (20,)},
+            "sparsify": {"encoder.weight": (40, 20), "encoder.bias": (40,), "W_dec": (40, 20), "b_dec": (20,)},
+        }[layout]
+    )
+    model, mean, scale = files.model_of_topk(state, 6)
+    assert scale == pytest.approx(coder.scale_, rel=1e-5)
+    seen = torch.from_numpy(((x - mean) * scale).astype(np.float32))
+    with torch.no_grad():
+        again, code = model(seen)
+    assert np.allclose(code, codes, atol=1e-4)
+    assert np.allclose(again.numpy() / scale + mean, reconstruction, atol=1e-4)
+    back = files.topk_state(model, mean, scale, layout)
+    assert all(torch.allclose(back[name], state[name], rtol=1e-4, atol=1e-6) for name in state)
+
+
+def test_topk_autoencoders_that_are_not_ours_are_refused() -> None:
+    state = files.topk_state(KSparseAutoencoder(5, 8, 2))
+    with pytest.raises(ValueError, match="differ by more than a factor: ours are tied"):
+        files.model_of_topk({**state, "W_enc": -state["W_enc"]}, 2)
+    with pytest.raises(ValueError, match="not a TopK autoencoder's parameters: b_dec, b_enc missing"):
+        files.model_of_topk({name: state[name] for name in ("W_enc", "W_dec")}, 2)

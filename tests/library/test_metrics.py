@@ -13,6 +13,7 @@ from ksae_lib.metrics import (
     mutual_coherence,
     reconstruction_report,
     sparsity_measures,
+    unit_report,
 )
 
 
@@ -62,6 +63,22 @@ def test_live_units_and_report_count_the_k_largest_only() -> None:
     assert report["live_units"] == 2
     assert report["l0"] == 1
     assert report["fvu"] == pytest.approx(2 / ((x - x.mean(0)) ** 2).sum())
+    units = unit_report(model, x)
+    assert units["frequency"] == pytest.approx([2 / 3, 1 / 3, 0])
+    assert units["energy"] == pytest.approx([20 / 29, 9 / 29, 0])
+    in_blocks = unit_report(model, iter([x[:2], x[2:]]))
+    assert all(np.array_equal(units[name], in_blocks[name]) for name in units)
+
+
+def test_the_report_does_not_depend_on_where_the_examples_are() -> None:
+    x = np.random.default_rng(0).normal(size=(500, 4)) + 1e6
+    model = KSparseAutoencoder(4, 3, 1).double()
+    with torch.no_grad():
+        reconstruction = model(torch.from_numpy(x))[0].numpy()
+    expected = fraction_of_variance_unexplained(x, reconstruction)
+    assert reconstruction_report(model, x)["fvu"] == pytest.approx(expected, rel=1e-9)
+    with pytest.raises(ValueError, match="all examples are equal"):
+        unit_report(model, np.full((3, 4), 0.1))
 
 
 def test_sparsity_measures_of_known_activities() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import common, encoding, engines, peers, readout, scaling
+from benchmarks import common, encoding, engines, peers, readout, recovery, scaling
 from benchmarks.__main__ import main
 from replication.data import Dataset
 
@@ -187,3 +187,14 @@ def test_sizes_grow_one_at_a_time_beside_a_roofline_of_products_and_bytes(monkey
     assert 2 ** results["slopes"]["units"] == pytest.approx(ratio, rel=2e-3)
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert json.loads(capsys.readouterr().out) == results
+
+
+def test_atoms_are_found_again_wherever_the_mean_is(monkeypatch):
+    for name, value in {"INPUTS": 32, "ATOMS": 48, "ACTIVE": 2, "SPREADS": (0, 30)}.items():
+        monkeypatch.setattr(recovery, name, value)
+    results = recovery.measure(Namespace(examples=8000, epochs=80))
+    still, far = results["by_spreads"].values()
+    assert list(still) == ["ours", "topk_auxk_adam", "scikit_learn", "score", "live", "cpu_s"]
+    assert far["ours"] == pytest.approx(still["ours"], abs=0.01) and still["ours"] > 0.95
+    assert still["live"] == far["live"] == 1
+    assert min(still["topk_auxk_adam"], far["topk_auxk_adam"], still["scikit_learn"]) > 0.6

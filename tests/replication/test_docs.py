@@ -162,6 +162,14 @@ def test_the_readmes_code_runs(tmp_path, monkeypatch, capsys):
     assert "explained variance" in capsys.readouterr().out
 
 
+def test_the_estimators_code_runs():
+    (code,) = fences(ROOT / "docs" / "estimator.md", "python")
+    found = {}
+    exec(code, found)
+    assert found["scale"] == pytest.approx(found["coder"].scale_, rel=1e-4)
+    assert np.allclose(found["model"].weight.detach(), found["coder"].components_, atol=1e-4)
+
+
 @pytest.fixture
 def blocks_of_extending():
     """What the page's four blocks define; whatever they register is taken back."""

@@ -9,7 +9,7 @@ import pytest
 from replication.data import load_data
 from replication.data.base import DataConfig, DataError, Dataset
 from replication.data.patches import normalize_contrast, random_patches, zca
-from replication.judge.gabor import fit_gabor, gabor, main_image
+from replication.judge.gabor import fit_gabor, gabor, gabor_report, main_image
 
 
 def patches(source: str | Path, train: int = 10, validation: int = 9, test: int = 8, seed: int = 0) -> Dataset:
@@ -66,11 +66,38 @@ def test_a_file_gives_patches(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_grey_images_give_grey_patches_and_filters(tmp_path: Path) -> None:
+    images = natural()[..., 0]
+    np.savez(tmp_path / "a.npz", images=images)
+    data = patches(tmp_path / "a.npz", 300, 40, 20)
+    assert (data.train_x.shape, data.image_shape) == ((300, 64), (8, 8))
+    found = random_patches(images, 20, np.random.default_rng(0)).reshape(20, 8, 8)
+    windows = np.lib.stride_tricks.sliding_window_view(images, (8, 8), axis=(1, 2)).reshape(-1, 8, 8)
+    assert all((windows == patch).all(axis=(1, 2)).any() for patch in found)
+    waves = np.array([0.6, -0.8]) @ gabor(np.array([3.2, 4.1, 1.2, 0.2, 1.6, 2.0]), 8)
+    report = gabor_report(np.tile(waves, (5, 1)), data.image_shape)
+    assert report["share"] == 1 and min(report["explained"]) > 0.99
+
+
+@pytest.mark.parametrize("colours", [3, 1])
+def test_new_patches_are_whitened_as_those_of_the_data(tmp_path: Path, colours: int) -> None:
+    images = natural()[..., :colours].squeeze()
+    np.savez(tmp_path / "a.npz", images=images)
+    data = patches(tmp_path / "a.npz", 300, 40, 20)
+    mean, matrix = data.whitening
+    again = random_patches(images, 360, np.random.default_rng(0))
+    white = (normalize_contrast(again) - mean) @ matrix
+    assert np.allclose(white, np.concatenate([data.train_x, data.validation_x, data.test_x]), atol=1e-5)
+    assert white[:300].mean(axis=0) == pytest.approx(0, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
         ({"other": np.zeros(3)}, "cannot be read"),
         ({"images": np.zeros((2, 9, 9, 3))}, "float64 .2, 9, 9, 3., not uint8"),
+        ({"images": np.zeros((2, 9, 9, 4), np.uint8)}, "its images are uint8 .2, 9, 9, 4."),
+        ({"images": np.zeros((9, 9), np.uint8)}, "its images are uint8 .9, 9."),
         ({"images": np.zeros((0, 9, 9, 3), np.uint8)}, "its images are uint8 .0, 9, 9, 3."),
         (None, "No such file.*name an .npz file"),
         ("folder", "Is a directory.*name an .npz file"),
