@@ -1,4 +1,4 @@
-"""What the benchmarks share: rounds of timed slices, and rates of the machine.
+"""What the benchmarks share: rounds of timed slices.
 
 A round times the same short slice of work for each candidate in turn, so that a machine whose speed drifts or is
 shared hurts all of them alike. Figures are medians over the rounds. Threads that have just finished can spin for a
@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import numba
@@ -19,9 +18,7 @@ import torch
 from replication.provenance import provenance
 
 PAUSE_SECONDS = 0.02
-PRODUCT_SIZE = 2048
-SLICES: dict[str, Any] = {"seconds": (30.0, "time for the timed rounds"), "steps": (25, "steps in a timed slice")}
-DEVICE = {"device": ("cpu", "torch device")}
+DEVICE: dict[str, Any] = {"device": ("cpu", "torch device")}
 
 
 def timed_rounds(
@@ -31,9 +28,8 @@ def timed_rounds(
     *,
     at_least: int = 1,
     device: str = "cpu",
-    rates: Mapping[str, Callable[[], float]] = MappingProxyType({}),
 ) -> dict[Any, np.ndarray]:
-    """Seconds of every slice, and rates of the machine, in every round (shape of each: [rounds]).
+    """Seconds of every slice in every round (shape of each: [rounds]).
 
     Args:
         slices: by name.
@@ -41,36 +37,24 @@ def timed_rounds(
         seconds: no round starts later than this, after those that there are at least.
         at_least: rounds.
         device: what the slices work on; its work is waited for.
-        rates: measured in each round, by name.
     """
     rounds: list[list[float]] = []
     started = time.perf_counter()
     while len(rounds) < at_least or time.perf_counter() - started < seconds:
         given = following()
-        times = [best_of(1, partial(one, given), device) for one in slices.values()]
-        rounds.append(times + [rate() for rate in rates.values()])
-    return dict(zip([*slices, *rates], np.transpose(rounds), strict=True))
+        rounds.append([_seconds(partial(one, given), device) for one in slices.values()])
+    return dict(zip(slices, np.transpose(rounds), strict=True))
 
 
-def best_of(times: int, work: Callable[[], object], device: str = "cpu") -> float:
-    """Seconds until the device has done the work, when nothing disturbs it."""
+def _seconds(work: Callable[[], object], device: str) -> float:
+    """Until the device has done the work."""
     wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else int
-    best = float("inf")
     time.sleep(PAUSE_SECONDS)
-    for _ in range(times):
-        wait()
-        started = time.perf_counter()
-        work()
-        wait()
-        best = min(best, time.perf_counter() - started)
-    return best
-
-
-def product_rate(size: int, device: str = "cpu") -> float:
-    """Float32 operations a second in a product of two matrices of this size."""
-    a = torch.ones(size, size, device=device)
-    out = torch.empty_like(a)
-    return 2 * size**3 / best_of(3, lambda: torch.mm(a, a, out=out), device)
+    wait()
+    started = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter() - started
 
 
 def summary(figures: Mapping[str, np.ndarray]) -> dict[str, Any]:

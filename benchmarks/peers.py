@@ -27,7 +27,8 @@ from ksae_lib.training import TrainConfig, make_engine, new_model
 from replication.data import load_data
 from replication.data.base import DataConfig
 
-OPTIONS = common.SLICES | {"seconds": (120.0, "time for the timed rounds"), "k": (25, "units kept")} | common.DEVICE
+OPTIONS = {"seconds": (120.0, "time for the timed rounds"), "steps": (25, "steps in a timed slice")}
+OPTIONS |= {"k": (25, "units kept")} | common.DEVICE
 UNITS, BATCH, MOMENTUM, _RATE, _AT_ONCE = 1000, 100, 0.9, 0.001, 20
 Slice = Callable[[np.ndarray], float | None]
 """Trains on the examples at these places; returns their mean squared error, where that is the model's loss."""
@@ -89,19 +90,11 @@ def _squared(x: Tensor, reconstruction: Tensor) -> Tensor:
     return (x - reconstruction).square().sum(-1).mean()
 
 
-def _overcomplete(x: Tensor, k: int, with_trainer: bool = False) -> Slice:
-    from overcomplete.sae import TopKSAE, train_sae
-    from torch.utils.data import DataLoader, TensorDataset
+def _overcomplete(x: Tensor, k: int) -> Slice:
+    from overcomplete.sae import TopKSAE
 
     model = TopKSAE(x.shape[1], nb_concepts=UNITS, top_k=k, device=x.device)
-    optimizer = torch.optim.SGD(model.parameters(), _RATE, MOMENTUM)
-
-    def train(order: np.ndarray) -> None:
-        batches = DataLoader(TensorDataset(x[torch.from_numpy(order).to(x.device)]), BATCH)
-        how = {"nb_epochs": 1, "monitoring": 0, "device": x.device}
-        train_sae(model, batches, lambda batch, made, *_: _squared(batch, made), optimizer, **how)
-
-    return train if with_trainer else _loop(x, model, lambda batch: _squared(batch, model(batch)[2]))
+    return _loop(x, model, lambda batch: _squared(batch, model(batch)[2]))
 
 
 def _dictionary_learning(x: Tensor, k: int) -> Slice:
@@ -156,7 +149,6 @@ ON_GPU = {
 }
 PEERS = {
     "overcomplete TopKSAE": Peer(_overcomplete, "overcomplete"),
-    "overcomplete train_sae": Peer(partial(_overcomplete, with_trainer=True), "overcomplete"),
     "dictionary_learning AutoEncoderTopK": Peer(_dictionary_learning, "dictionary-learning"),
     "dictionary_learning TopKTrainer": Peer(_dictionary_learning_trainer, "dictionary-learning", optimizer="its own"),
     "SAELens TopKTrainingSAE": Peer(_sae_lens, "sae-lens"),

@@ -1,4 +1,4 @@
-"""Seconds and memory per step as sizes grow: hidden units, kept units, batch, examples, models at once.
+"""Seconds per step as sizes grow: hidden units, kept units, batch, examples, models at once.
 
 One size is varied at a time around MNIST's (784 inputs, 1000 units, k = 25, batches of 100, 10,000 examples, one
 model). A slice of a few steps is timed with the fastest engine of the device: cpu, or on a GPU the batched engine.
@@ -39,8 +39,8 @@ def measure(options: Any) -> dict[str, Any]:
     for name, sizes in varied.items():
         for value in sizes:
             size = SIZES | {name: value}
-            figures = {key: common.rounded(figure) for key, figure in _measure(options.device, **size).items()}
-            points.append({"varied": name, "size": value, **size, **figures})
+            seconds = common.rounded(_measure(options.device, **size))
+            points.append({"varied": name, "size": value, **size, "s_per_step": seconds})
     slopes = {}
     for name in varied:
         (few, fast), (many, slow) = [(float(p["size"]), p["s_per_step"]) for p in points if p["varied"] == name][-2:]
@@ -50,16 +50,13 @@ def measure(options: Any) -> dict[str, Any]:
     return {"points": points, "slopes": slopes, "hardware": common.hardware(options.device)}
 
 
-def _measure(device: str, units: int, k: int, batch: int, examples: int, models: int) -> dict[str, float]:
-    """Seconds per step, and MiB of what training keeps: on a GPU all that was allocated, else parameters and state."""
+def _measure(device: str, units: int, k: int, batch: int, examples: int, models: int) -> float:
     rng = np.random.default_rng(0)
     x = rng.random((max(examples, batch), _INPUTS), np.float32)
     # Four of five pixels of MNIST are zero.
     x[rng.random(x.shape, np.float32) < 0.8] = 0
     config = TrainConfig(units=units, k=k, k_start=None, batch_size=batch)
     on_gpu = torch.device(device).type == "cuda"
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
     made = [new_model(replace(config, seed=seed), x) for seed in range(models)]
     engine = make_engine(made, x, config, "gpu" if on_gpu else "cpu")
     # On a GPU an epoch is one graph of all examples.
@@ -71,8 +68,7 @@ def _measure(device: str, units: int, k: int, batch: int, examples: int, models:
 
     slices["epoch"](following())
     times = common.timed_rounds(slices, following, 0, at_least=_ROUNDS, device=device)
-    kept = torch.cuda.max_memory_allocated() if on_gpu else sum(v.nbytes for v in engine.state().values())
-    return {"s_per_step": float(np.median(times["epoch"])) / steps, "state_mib": kept / 2**20}
+    return float(np.median(times["epoch"])) / steps
 
 
 def plot(points: list[dict[str, Any]], slopes: dict[str, float], file: Path) -> None:

@@ -26,7 +26,7 @@ BLOCK = 2 * LANES
 """Inputs that a step's threads take at a time: residuals and examples of a batch then stay in the nearest cache."""
 GROUP = 8
 """Non-zero inputs that are added up at a time, each in a sum of its own."""
-_TINY = 1e-30
+_TINY, _ROWS = 1e-30, 256
 # Relative, and larger than they can be: of adding a product up twice, of rounding it to bfloat16, of adding the bias.
 _SUM_ERROR, _RESULT_ERROR, _BIAS_ERROR = 2.0**-23, np.float32(1.02 * 2.0**-9), np.float32(2.0**-22)
 # The threads of numba's parallel loops are shared: without this lock, calls from two Python threads can crash.
@@ -198,15 +198,22 @@ def _fill_tiles(weight, width, tiles):
 
 
 @nb.njit(cache=True)
+def count_nonzero(x, counts):
+    """How many entries of each row are not zero."""
+    for e in range(x.shape[0]):
+        for p in range(x.shape[1]):
+            counts[e] += x[e, p] != 0
+
+
+@nb.njit(cache=True)
 def list_nonzero(x, starts, places, values):
-    """Write the non-zero entries of row e and their inputs, times ``LANES``, from ``starts[e]`` on."""
+    """Write the non-zero entries of row e and their inputs, times ``LANES``, from ``starts[e]`` on; there is room for one more."""
     for e in range(x.shape[0]):
         q = starts[e]
         for p in range(x.shape[1]):
-            if x[e, p] != 0:
-                places[q] = p * LANES
-                values[q] = x[e, p]
-                q += 1
+            # Without a branch: what follows overwrites a zero, or it fills the group up.
+            places[q], values[q] = p * LANES, x[e, p]
+            q += x[e, p] != 0
 
 
 @nb.njit
@@ -247,8 +254,11 @@ def encode(starts, places, values, rows, tiles, bias, z):
 def encode_rows(starts, places, values, rows, tiles, bias, z):
     """``encode`` in the calling thread alone."""
     size = tiles.size // bias.size * LANES
-    for tile in range(bias.size // LANES):
-        _encode_tile(starts, places, values, rows, tiles, tile * size, bias, tile * LANES, z)
+    # Of more rows the inputs would not stay in cache from tile to tile.
+    for first in range(0, rows.size, _ROWS):
+        some, out = rows[first : first + _ROWS], z[first * bias.size :]
+        for tile in range(bias.size // LANES):
+            _encode_tile(starts, places, values, some, tiles, tile * size, bias, tile * LANES, out)
 
 
 class SparseInputs(NamedTuple):
