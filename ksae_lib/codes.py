@@ -63,24 +63,19 @@ def codes(
     for block in blocks:
         examples = _examples(block)
         model.check_input(examples)
-        dense = exact or len(block) < _SPARSE_FROM or not mostly_zero(block)
-        z = model.pre_activation(examples) if dense else _sum_without_zeros(model, examples)
-        made.append([keep_largest(model, z, k) for k in ks])
+        sums_all = exact or len(block) < _SPARSE_FROM or model.selection not in K_LARGEST or not mostly_zero(block)
+        z = model.pre_activation(examples) if sums_all else None
+        made.append([_code_without_zeros(model, examples, k) if z is None else keep_largest(model, z, k) for k in ks])
     return tuple(sparse.csr_array(sparse.vstack(of_alpha)) for of_alpha in zip(*made, strict=True))
 
 
-def _sum_without_zeros(model: KSparseAutoencoder, x: Tensor) -> Tensor:
-    """The model's pre-activations by a product that leaves zero inputs out, a part of the examples in each thread."""
+def _code_without_zeros(model: KSparseAutoencoder, x: Tensor, k: int) -> sparse.csr_array:
+    """Codes by a product that leaves zero inputs out, a part of the examples in each thread."""
     inputs, tiles = sparse_inputs(x.numpy()), kernels.tiles_of(model.weight.detach().numpy())
     bias = torch.zeros(kernels.padded(model.units, kernels.LANES), dtype=model.bias.dtype)
     bias[: model.units] = model.bias.detach()
-    z = torch.empty(len(x), len(bias), dtype=bias.dtype)
-
-    def product(rows: slice) -> None:
-        kernels.encode_rows(*inputs, np.arange(len(x))[rows], tiles, bias.numpy(), z[rows].view(-1).numpy())
-
-    _in_threads(product, len(x))
-    return z[:, : model.units].contiguous()
+    how, order = (tiles, bias.numpy(), model.units, model.activation == "relu"), np.arange(len(x))
+    return _in_threads(lambda rows, *kept: kernels.code_rows(*inputs, order[rows], *how, *kept), len(x), k, model)
 
 
 def keep_largest(model: KSparseAutoencoder, z: Tensor, k: int) -> sparse.csr_array:
@@ -92,21 +87,10 @@ def keep_largest(model: KSparseAutoencoder, z: Tensor, k: int) -> sparse.csr_arr
             looks at a batch takes them for one.
         k: units kept; a ``ValueError`` if it is out of range.
     """
-    k = check_k(k, model.units)
     if model.selection not in K_LARGEST:
         return sparse.csr_array(model.keep(z, k).numpy())
-    support = np.empty((len(z), k), np.int32)
-    code = np.empty((len(z), k), z.numpy().dtype)
-
-    def keep(rows: slice) -> None:
-        kernels.keep_rows(z.numpy()[rows], k, model.activation == "relu", support[rows], code[rows])
-
-    _in_threads(keep, len(z))
-    # 32 bits where they fit, as those who read the codes want them.
-    starts = np.arange(len(z) + 1, dtype=np.int32 if code.size < 2**31 else np.int64) * k
-    codes = sparse.csr_array((code.ravel(), support.ravel(), starts), shape=(len(z), model.units))
-    codes.eliminate_zeros()
-    return codes
+    relu, values = model.activation == "relu", z.numpy()
+    return _in_threads(lambda rows, *kept: kernels.keep_rows(values[rows], relu, *kept), len(z), k, model)
 
 
 def _examples(x: np.ndarray) -> Tensor:
@@ -114,13 +98,22 @@ def _examples(x: np.ndarray) -> Tensor:
     return torch.from_numpy(np.require(x, requirements="W"))
 
 
-def _in_threads(work: Callable[[slice], None], examples: int) -> None:
-    """Do the work of all examples, a part in each thread."""
+def _in_threads(
+    work: Callable[[slice, np.ndarray, np.ndarray], None], examples: int, k: int, model: KSparseAutoencoder
+) -> sparse.csr_array:
+    """Codes whose supports and values the work writes, for a part of the examples in each thread."""
+    k = check_k(k, model.units)
+    support, code = np.empty((examples, k), np.int32), np.empty((examples, k), model.weight.detach().numpy().dtype)
     threads = torch.get_num_threads() if examples >= _SPARSE_FROM else 1
     edges = np.linspace(0, examples, threads + 1).astype(int)
-    parts = [slice(first, last) for first, last in pairwise(edges)]
+    parts = [(rows, support[rows], code[rows]) for rows in map(slice, edges, edges[1:])]
     if threads == 1:
-        work(parts[0])
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, parts))
+        work(*parts[0])
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, *zip(*parts, strict=True)))
+    # 32 bits where they fit, as those who read the codes want them.
+    starts = np.arange(examples + 1, dtype=np.int32 if code.size < 2**31 else np.int64) * k
+    made = sparse.csr_array((code.ravel(), support.ravel(), starts), shape=(examples, model.units))
+    made.eliminate_zeros()
+    return made

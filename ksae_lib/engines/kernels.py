@@ -207,7 +207,7 @@ def count_nonzero(x, counts):
 
 @nb.njit(cache=True)
 def list_nonzero(x, starts, places, values):
-    """Write the non-zero entries of row e and their inputs, times ``LANES``, from ``starts[e]`` on; there is room for one more."""
+    """Write the non-zero entries of row e and their inputs, times ``LANES``, from ``starts[e]`` on."""
     for e in range(x.shape[0]):
         q = starts[e]
         for p in range(x.shape[1]):
@@ -248,17 +248,6 @@ def encode(starts, places, values, rows, tiles, bias, z):
     size = tiles.size // bias.size * LANES
     for tile in nb.prange(bias.size // LANES):
         _encode_tile(starts, places, values, rows, tiles, tile * size, bias, tile * LANES, z)
-
-
-@nb.njit(nogil=True, cache=True)
-def encode_rows(starts, places, values, rows, tiles, bias, z):
-    """``encode`` in the calling thread alone."""
-    size = tiles.size // bias.size * LANES
-    # Of more rows the inputs would not stay in cache from tile to tile.
-    for first in range(0, rows.size, _ROWS):
-        some, out = rows[first : first + _ROWS], z[first * bias.size :]
-        for tile in range(bias.size // LANES):
-            _encode_tile(starts, places, values, some, tiles, tile * size, bias, tile * LANES, out)
 
 
 class SparseInputs(NamedTuple):
@@ -649,17 +638,33 @@ def select(z, k, support):
 
 
 @nb.njit(nogil=True, cache=True)
-def keep_rows(z, k, relu, support, code):
+def code_rows(starts, places, values, rows, tiles, bias, units, relu, support, code):
+    """``encode`` and ``keep_rows`` in the calling thread alone, so few rows at a time that they stay in cache."""
+    size = tiles.size // bias.size * LANES
+    z = np.empty((_ROWS, bias.size), bias.dtype)
+    for first in range(0, rows.size, _ROWS):
+        some = rows[first : first + _ROWS]
+        for tile in range(bias.size // LANES):
+            _encode_tile(starts, places, values, some, tiles, tile * size, bias, tile * LANES, z.ravel())
+        for e in range(some.size):
+            _keep_row(z[e, :units], relu, support[first + e], code[first + e])
+
+
+@nb.njit(nogil=True, cache=True)
+def keep_rows(z, relu, support, code):
     """Indices and values of the k largest of each row of ``z``, in the calling thread alone."""
     for e in range(z.shape[0]):
-        select(z[e], k, support[e])
-        # A row that is not finite has a support all the same: its code must tell.
-        nothing = _zero_or_nan(z[e])
-        for j in range(k):
-            c = z[e, support[e, j]]
-            if relu and c < 0:
-                c = c * 0
-            code[e, j] = c + nothing
+        _keep_row(z[e], relu, support[e], code[e])
+
+
+@nb.njit
+def _keep_row(z, relu, support, code):
+    select(z, support.size, support)
+    # A row that is not finite has a support all the same: its code must tell.
+    nothing = _zero_or_nan(z)
+    for j in range(support.size):
+        c = z[support[j]]
+        code[j] = (c * 0 if relu and c < 0 else c) + nothing
 
 
 def _work_alone() -> None:
