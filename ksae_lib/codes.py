@@ -54,7 +54,7 @@ def codes(
     """
     mode = CodeMode(mode)
     # Of nearly equal size, since a product of a few rows can sum in another order than one of many.
-    edges = np.linspace(0, len(x), max(1, math.ceil(len(x) / _BLOCK)) + 1).astype(int)
+    edges = np.linspace(0, len(x), max(1, math.ceil(len(x) / (_BLOCK if exact else 5 * _BLOCK))) + 1).astype(int)
     blocks = [x[first:last] for first, last in pairwise(edges)]
     if mode not in (CodeMode.K, CodeMode.ALPHA_K):
         return (np.concatenate([model.encode(_examples(block), mode).numpy() for block in blocks]),) * len(alphas)
