@@ -156,7 +156,6 @@ def test_many_models_at_once_train_in_a_benchmark_as_the_plain_loop_does():
 
 def test_encoders_are_compared_at_equal_sparsity(monkeypatch):
     monkeypatch.setattr(encoding, "UNITS", 120)
-    monkeypatch.setattr(common, "PRODUCT_SIZE", 64)
     monkeypatch.setattr(encoding, "_SPARSE_CODED", 30)
     monkeypatch.setattr(encoding, "_DICTIONARY_BATCH", 50)
     data = SimpleNamespace(train_x=sparse_images(), test_x=sparse_images())
