@@ -57,7 +57,7 @@ def test_a_changed_kernel_makes_everything_of_the_cpu_engine_stale(copy: Path) -
 
 def test_another_engines_code_does_not_count(copy: Path) -> None:
     assert "train" not in changed(
-        copy, "ksae_lib/engines/gpu.py", "import annotations\n", "import annotations\n\nX = 1\n"
+        copy, "ksae_lib/engines/gpu.py", "import numpy as np\n", "import numpy as np\n\nX = 1\n"
     )
 
 
