@@ -41,7 +41,6 @@ bench: $(READY)
 	for name in engines encoding readout recovery; do $(BIN)/python -m benchmarks $$name --output benchmarks/results/$$name.json || exit; done
 	$(BIN)/python -m benchmarks engines --task norb --output benchmarks/results/engines_norb.json
 	$(BIN)/python -m benchmarks scaling --output benchmarks/results/scaling.json --plot benchmarks/results/scaling.png
-	$(BIN)/python -m benchmarks peers --output benchmarks/results/peers.json
 	$(MAKE) report
 
 report: $(READY)

@@ -28,7 +28,7 @@ VARIED = {
     "examples": (2500, 10_000, 40_000, 160_000),
     "models": (1, 4, 16, 64),
 }
-_INPUTS, _STEPS, _ROUNDS = 784, 20, 5
+_INPUTS, _STEPS, _ROUNDS = 784, 20, 9
 
 
 def measure(options: Any) -> dict[str, Any]:
@@ -37,10 +37,12 @@ def measure(options: Any) -> dict[str, Any]:
     varied = {name: sizes for name, sizes in VARIED.items() if name != "models" or options.device != "cpu"}
     points: list[dict[str, Any]] = []
     for name, sizes in varied.items():
-        for value in sizes:
-            size = SIZES | {name: value}
-            seconds = common.rounded(_measure(options.device, **size))
-            points.append({"varied": name, "size": value, **size, "s_per_step": seconds})
+        made = {value: _slice(options.device, **SIZES | {name: value}) for value in sizes}
+        works = {value: work for value, (work, _) in made.items()}
+        times = common.timed_rounds(works, lambda: None, 0, at_least=_ROUNDS, device=options.device)
+        for value, (_, steps) in made.items():
+            seconds = common.rounded(np.median(times[value]) / steps)
+            points.append({"varied": name, "size": value, **SIZES | {name: value}, "s_per_step": seconds})
     slopes = {}
     for name in varied:
         (few, fast), (many, slow) = [(float(p["size"]), p["s_per_step"]) for p in points if p["varied"] == name][-2:]
@@ -50,7 +52,8 @@ def measure(options: Any) -> dict[str, Any]:
     return {"points": points, "slopes": slopes, "hardware": common.hardware(options.device)}
 
 
-def _measure(device: str, units: int, k: int, batch: int, examples: int, models: int) -> float:
+def _slice(device: str, units: int, k: int, batch: int, examples: int, models: int) -> tuple[Any, int]:
+    """What trains so many steps, warm."""
     rng = np.random.default_rng(0)
     x = rng.random((max(examples, batch), _INPUTS), np.float32)
     # Four of five pixels of MNIST are zero.
@@ -61,14 +64,13 @@ def _measure(device: str, units: int, k: int, batch: int, examples: int, models:
     engine = make_engine(made, x, config, "gpu" if on_gpu else "cpu")
     # On a GPU an epoch is one graph of all examples.
     steps = len(x) // batch if on_gpu else _STEPS
-    slices = {"epoch": lambda order: engine.run_epoch(order, [k] * models, [1e-4] * models, 0.9)}
 
-    def following() -> np.ndarray:
-        return np.stack([rng.permutation(len(x)) if on_gpu else rng.integers(len(x), size=steps * batch)] * models)
+    def train(_: None) -> None:
+        order = rng.permutation(len(x)) if on_gpu else rng.integers(len(x), size=steps * batch)
+        engine.run_epoch(np.stack([order] * models), [k] * models, [1e-4] * models, 0.9)
 
-    slices["epoch"](following())
-    times = common.timed_rounds(slices, following, 0, at_least=_ROUNDS, device=device)
-    return float(np.median(times["epoch"])) / steps
+    train(None)
+    return train, steps
 
 
 def plot(points: list[dict[str, Any]], slopes: dict[str, float], file: Path) -> None:

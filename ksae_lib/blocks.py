@@ -11,8 +11,13 @@ BLOCK_BYTES = 2**28
 _SAMPLE = 2_000
 
 
+def is_mapped(x: Any) -> bool:
+    """Whether an array is a part of a file: copies of such arrays have their type, and are in memory."""
+    return isinstance(x, np.memmap) and getattr(x, "_mmap", None) is not None
+
+
 class Blocks:
-    """Examples that are read anew, as float32, in every pass: two blocks at most are in memory.
+    """Examples that are read anew in every pass: two blocks at most are in memory, and their non-zero entries.
 
     Args:
         source: a memory-mapped array, or batches of examples, which are joined and cut into blocks: an object that
@@ -24,7 +29,7 @@ class Blocks:
         size, count: of a block in examples, of all in blocks.
         mean: of the examples (shape: [features]).
         sample: evenly spaced examples, all or 1000 … 2000 (shape: [sample, features]).
-        prepare: done in place to each block that is read; not to ``mean`` and ``sample``.
+        prepare: makes what ``read`` gives, float32, of a block of the source; not of ``mean`` and ``sample``.
 
     Raises:
         ValueError: as ``read``, no examples, or an iterator, which gives its batches only once.
@@ -35,9 +40,9 @@ class Blocks:
             raise ValueError("An iterator gives its batches only once: pass a function that returns a new one.")
         self._source, self._batch_size = source, batch_size
         self.shape: tuple[int, ...] = ()
-        self.prepare: Callable[[np.ndarray], np.ndarray] = lambda block: block
+        self.prepare: Callable[[np.ndarray], np.ndarray] = lambda block: np.asarray(block, np.float32)
         examples, step, total, sample = 0, 1, np.zeros(1), None
-        for _, block in self.read():
+        for _, block in self._raw():
             total = total + block.sum(0, dtype=np.float64)
             sample = block[:0] if sample is None else sample
             while len(sample) + len(rows := block[-examples % step :: step]) > _SAMPLE:
@@ -56,11 +61,13 @@ class Blocks:
         Raises:
             ValueError: NaN, a batch that is not a row an example, or another number of examples than in the first pass.
         """
-        mapped = isinstance(self._source, np.memmap)
-        for number, block in self._of_array(order) if mapped else enumerate(self._of_batches()):
+        yield from ((number, self.prepare(block)) for number, block in self._raw(order))
+
+    def _raw(self, order: Iterable[int] | None = None) -> Iterator[tuple[int, np.ndarray]]:
+        for number, block in self._of_array(order) if is_mapped(self._source) else enumerate(self._of_batches()):
             if not np.isfinite(block).all():
                 raise ValueError("Examples hold NaN or infinite values: remove or replace them first.")
-            yield number, self.prepare(block)
+            yield number, block
 
     def _size(self, features: int) -> int:
         return max(1, BLOCK_BYTES // (4 * max(1, features) * self._batch_size)) * self._batch_size
@@ -69,7 +76,7 @@ class Blocks:
         x: Any = self._source
         size = self._size(x.shape[1])
         for number in range(-(-len(x) // size)) if order is None else order:
-            block = np.array(x[number * size : (number + 1) * size], np.float32)
+            block = np.array(x[number * size : (number + 1) * size], order="C")
             # What was read would stay in this process's memory. A private mapping would forget what was written to it.
             if x.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):
                 x._mmap.madvise(mmap.MADV_DONTNEED)
@@ -77,7 +84,7 @@ class Blocks:
 
     def _of_batches(self) -> Iterator[np.ndarray]:
         source: Any = self._source
-        block, filled, seen = np.empty((0, 0), np.float32), 0, 0
+        block, filled, seen = np.empty((0, 0)), 0, 0
         for given in source() if callable(source) else source:
             batch = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
             if batch.ndim != 2 or (seen and batch.shape[1] != block.shape[1]):
@@ -87,7 +94,7 @@ class Blocks:
             seen += len(batch)
             while len(batch):
                 if filled == len(block):
-                    block, filled = np.empty((self._size(batch.shape[1]), batch.shape[1]), np.float32), 0
+                    block, filled = np.empty((self._size(batch.shape[1]), batch.shape[1]), batch.dtype), 0
                 taken = batch[: len(block) - filled]
                 block[filled : filled + len(taken)] = taken
                 filled, batch = filled + len(taken), batch[len(taken) :]

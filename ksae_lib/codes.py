@@ -95,7 +95,7 @@ def keep_largest(model: KSparseAutoencoder, z: Tensor, k: int) -> sparse.csr_arr
 
 def _examples(x: np.ndarray) -> Tensor:
     # Torch warns of arrays that cannot be written to.
-    return torch.from_numpy(np.require(x, requirements="W"))
+    return torch.from_numpy(np.require(x, requirements=["C", "W"]))
 
 
 def _in_threads(

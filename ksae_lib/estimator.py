@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from ksae_lib.blocks import BLOCK_BYTES, Blocks
+from ksae_lib.blocks import BLOCK_BYTES, Blocks, is_mapped
 from ksae_lib.codes import codes
 from ksae_lib.io import read_model, save_model
 from ksae_lib.loop import columns
@@ -316,7 +316,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     ) -> None:
         if self.code_mode == CodeMode.THRESHOLD:
             wholes = (block for _, block in x.read()) if isinstance(x, Blocks) else (x,)
-            blocks = (torch.tensor(x[i : i + _CHUNK]) for x in wholes for i in range(0, len(x), _CHUNK))
+            blocks = (torch.tensor(one[i : i + _CHUNK]) for one in wholes for i in range(0, len(one), _CHUNK))
             total = sum(len(block) * model.calibrate_threshold(block, self.alpha) for block in blocks)
             model.threshold.fill_(total / x.shape[0])
         self.model_, self.history_, self.n_iter_ = model, history, len(history["epoch"])
@@ -345,8 +345,8 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
 
 def _in_blocks(x: Any) -> bool:
-    if isinstance(x, np.memmap):
-        return x.ndim == 2 and 4 * x.size > BLOCK_BYTES
+    if is_mapped(x):
+        return bool(x.ndim == 2 and 4 * x.size > BLOCK_BYTES)
     return callable(x) or (
         isinstance(x, Iterable) and not isinstance(x, list | tuple | str) and not hasattr(x, "shape")
     )
@@ -361,15 +361,16 @@ def _as_numpy(x: Any) -> Any:
 def _seen(x: Any, mean: np.ndarray, scale: float) -> Any:
     """What the model sees of examples, an array, CSR or blocks: ``(x − mean) · scale``, dense float32."""
     if isinstance(x, Blocks):
-        x.prepare = lambda block: _shifted(block, mean, scale, block)
+        x.prepare = lambda block: _shifted(block, mean, scale, in_place=True)
         return x
     x = x.toarray() if sparse.issparse(x) else x
     if x.dtype == np.float32 and scale == 1 and not mean.any():
         return np.ascontiguousarray(x)
-    return _shifted(x, mean, scale, np.empty(x.shape, np.float32))
+    return _shifted(x, mean, scale)
 
 
-def _shifted(x: np.ndarray, mean: np.ndarray, scale: float, out: np.ndarray) -> np.ndarray:
+def _shifted(x: np.ndarray, mean: np.ndarray, scale: float, in_place: bool = False) -> np.ndarray:
+    out = x if in_place and x.dtype == np.float32 else np.empty(x.shape, np.float32)
     # The difference in float64, of which a mean far above the spread leaves enough; a buffered copy, not a whole one.
     np.subtract(x, mean, out=out, dtype=np.float64, casting="same_kind")
     out *= np.float32(scale)
@@ -378,7 +379,7 @@ def _shifted(x: np.ndarray, mean: np.ndarray, scale: float, out: np.ndarray) -> 
 
 def _stable_scale(x: Any, mean: np.ndarray) -> float:
     """The scale at which a sample of the examples exceeds neither bound above."""
-    sample = _seen(x[:: max(1, x.shape[0] // _SAMPLE)], mean, 1.0)
+    sample = _seen(x[:: -(-x.shape[0] // _SAMPLE)], mean, 1.0)
     norms = np.einsum("ij,ij->i", sample, sample, dtype=np.float64)
     if (spread := float(norms.mean())) == 0:
         return 1.0

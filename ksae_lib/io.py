@@ -185,7 +185,14 @@ def topk_state(model: KSparseAutoencoder, mean: Any = 0.0, scale: float = 1.0, l
 
     It computes ``z = relu(topk(W_enc (x − b_dec) + b_enc))`` and ``x̂ = W_dec z + b_dec``. The ``layout`` is that of
     SAELens' TopKSAE, or ``sparsify``, that of EleutherAI's SparseCoder.
+
+    Raises:
+        ValueError: an unknown layout, or units that are not ReLUs.
     """
+    if layout not in _TOPK or model.activation != "relu":
+        raise ValueError(
+            f"Train with activation='relu' and choose one of {', '.join(_TOPK)}: others have no such form."
+        )
     weight, away = model.weight.double(), model.visible_bias.double()
     encoder, bias = _TOPK[layout]
     state = {

@@ -46,20 +46,20 @@ def unit_report(model: KSparseAutoencoder, x: Examples) -> dict[str, Any]:
         ``Σ (z_j ‖w_j‖)²`` over all units and examples, and ``live``, whether any keeps it. Of all, ``fvu`` and ``l0``.
 
     Raises:
-        ValueError: the examples do not vary.
+        ValueError: there are no examples, or they do not vary.
     """
     uses, energy, error = np.zeros(model.units, np.int64), np.zeros(model.units), 0.0
     examples, first, total, squares = 0, np.zeros(0), np.zeros(model.inputs), 0.0
     for block, code in _codes(model, x):
         # Sums from the first example on, so that a mean far from zero costs no digits.
-        first = first if examples else np.asarray(block[0], np.float64)
+        first = first if examples else np.asarray(block[:1], np.float64)
         reconstruction, away = model.decode(torch.from_numpy(code.toarray())).numpy(), block - first
         examples, total, squares = examples + len(block), total + away.sum(axis=0), squares + float((away**2).sum())
         error += float(((np.asarray(block, np.float64) - reconstruction) ** 2).sum())
         uses += np.bincount(code.indices, minlength=model.units)
         energy += np.bincount(code.indices, np.square(code.data, dtype=np.float64), model.units)
     if squares == 0:
-        raise ValueError("FVU is not defined: all examples are equal.")
+        raise ValueError("FVU is not defined: there are no examples, or all examples are equal.")
     energy *= model.weight.double().square().sum(dim=1).numpy()
     return {
         "frequency": uses / examples,

@@ -1,6 +1,7 @@
 """Training of one or many k-sparse autoencoders: schedules, engines, checkpoints, divergence (section 4.2)."""
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -311,6 +312,9 @@ def _train(
         momentum = schedule.linear_by_epoch(number, shared.epochs, shared.momentum, shared.momentum_end)
         bar = tqdm(islice(stream, count), total=count, unit="block", leave=False, disable=hidden)
         of_blocks = [train_on(*part, ks, rates, momentum) for part in bar]
+        if number == shared.epochs - 1:
+            # The end of the examples tells whether they were as many as before.
+            deque(stream, maxlen=0)
         finite[:] = (result.finite for result in of_blocks[-1])
         return [
             {
@@ -322,12 +326,14 @@ def _train(
         ]  # fmt: skip
 
     left, is_finite = shared.epochs - first, finite.__getitem__
-    with ThreadPoolExecutor(1) as ahead:
-        outcomes = run_epochs("Training", left, epoch, is_finite=is_finite, checkpoint=saver, progress=progress)
-    made.write_back()
+    try:
+        with ThreadPoolExecutor(1) as ahead:
+            outcomes = run_epochs("Training", left, epoch, is_finite=is_finite, checkpoint=saver, progress=progress)
+    finally:
+        made.write_back()
     if velocity is not None:
         shapes = {name: value.shape for name, value in models[0].named_parameters()}
-        velocity.update((name, value.cpu().reshape(shapes[name])) for name, value in made.velocity.items())
+        velocity.update((name, value.cpu().clone().reshape(shapes[name])) for name, value in made.velocity.items())
     return [
         outcome if isinstance(outcome, DivergenceError) else (model, outcome)
         for model, outcome in zip(models, outcomes, strict=True)

@@ -62,7 +62,7 @@ class CpuEngine(Engine):
     def write_back(self) -> None:
         """Give the models parameters of their own again."""
         for name, parameter in self.models[0].named_parameters():
-            parameter.data = self.parameters[name].contiguous()
+            parameter.data = self.parameters[name].clone(memory_format=torch.contiguous_format)
 
     def _run_epoch(self, order: np.ndarray, k: int, rate: float, momentum: float) -> tuple[float, np.ndarray]:
         size, dtype = min(self.batch_size, len(order)), self._whole["weight"].dtype

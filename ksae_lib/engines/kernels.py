@@ -26,9 +26,11 @@ BLOCK = 2 * LANES
 """Inputs that a step's threads take at a time: residuals and examples of a batch then stay in the nearest cache."""
 GROUP = 8
 """Non-zero inputs that are added up at a time, each in a sum of its own."""
-_TINY, _ROWS = 1e-30, 256
+_TINY = 1e-30
+# Coded at a time: with more rows, their inputs would not stay in cache from tile to tile.
+_ROWS = 256
 # Relative, and larger than they can be: of adding a product up twice, of rounding it to bfloat16, of adding the bias.
-_SUM_ERROR, _RESULT_ERROR, _BIAS_ERROR = 2.0**-23, np.float32(1.02 * 2.0**-9), np.float32(2.0**-22)
+_SUM_ERROR, _RESULT_ERROR, _BIAS_ERROR = 1.02 * 2.0**-23, np.float32(1.02 * 2.0**-8), np.float32(2.0**-22)
 # The threads of numba's parallel loops are shared: without this lock, calls from two Python threads can crash.
 ONE_CALLER = threading.Lock()
 
@@ -292,10 +294,11 @@ def _round_row(row, bits, norm, slip):
         bits[i] = upper
         whole[i] = upper << np.uint32(16)
     before, change = row.view(np.float32), whole.view(np.float32)
-    norm[0] = np.sqrt(_dot(before, before))
+    # More than what squares too small for float32 come to.
+    norm[0] = np.sqrt(_dot(before, before)) + np.float32(_TINY**0.5)
     for i in range(row.size):
         change[i] -= before[i]
-    slip[0] = np.sqrt(_dot(change, change))
+    slip[0] = np.sqrt(_dot(change, change)) + np.float32(_TINY**0.5)
 
 
 @nb.njit(fastmath=_FAST)
@@ -326,6 +329,8 @@ def screen(products, examples, weights, k, x, weight, bias, units, z):
     n = len(products)
     counts, listed = np.zeros(n, np.int64), np.empty((n, units), np.int32)
     sums = np.float32(x.shape[1] * _SUM_ERROR)
+    # For the rounding of norms and of the margin itself.
+    slack = np.float32(1.001) + sums
     for e in nb.prange(n):
         near, support, bits = np.empty((2, units), np.float32), np.empty(k, np.int32), np.empty(units, np.uint32)
         for u in range(units):
@@ -334,7 +339,7 @@ def screen(products, examples, weights, k, x, weight, bias, units, z):
         for u in range(units):
             of_weight = weights.norm[u]
             margin = (slip + sums * norm) * of_weight + (norm + slip) * weights.slip[u]
-            margin = np.float32(1.001) * (margin + _RESULT_ERROR * abs(product[u]) + _BIAS_ERROR * abs(bias[u]))
+            margin = slack * (margin + _RESULT_ERROR * abs(product[u]) + _BIAS_ERROR * abs(bias[u]))
             z[e, u] = product[u] + bias[u]
             near[0, u], near[1, u] = z[e, u] - margin, z[e, u] + margin
         select(near[0], k, support)
@@ -417,7 +422,7 @@ def new_batch(size: int, k: int, height: int, width: int, dtype: torch.dtype) ->
     )  # fmt: skip
 
 
-@nb.njit(cache=True)
+@nb.njit(nogil=True, cache=True)
 def sparse_epoch(starts, places, values, order, size, units, relu, net, velocity, tiles, batch, rate, momentum, uses):
     """Train on examples given by their non-zero entries, in this order; the sum of their errors.
 
@@ -437,7 +442,7 @@ def sparse_epoch(starts, places, values, order, size, units, relu, net, velocity
     return error
 
 
-@nb.njit(cache=True)
+@nb.njit(nogil=True, cache=True)
 def step(examples, units, relu, net, velocity, tiles, batch, rate, momentum, uses):
     """The rest of a step, whose examples and pre-activations are in ``batch``; arguments as of ``sparse_epoch``.
 
@@ -573,8 +578,9 @@ def _update(examples, batch, net, velocity, tiles, rate, momentum):
             g0, g1 = plus(g0, load(residual, e * width + p)), plus(g1, load(residual, e * width + p + LANES))
         _descend(visible_bias, visible_velocity, p, g0, rate, momentum)
         _descend(visible_bias, visible_velocity, p + LANES, g1, rate, momentum)
+    tiny = x.dtype.type(_TINY)
     for u in range(net.bias.size):
-        velocity.bias[u] = momentum * velocity.bias[u] - rate * batch.bias_grad[u]
+        velocity.bias[u] = (momentum * velocity.bias[u] - rate * batch.bias_grad[u] + tiny) - tiny
         net.bias[u] += velocity.bias[u]
 
 

@@ -1,6 +1,7 @@
 """Generated parts of README.md and docs/: blocks between markers and single numbers, from the committed runs."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 from functools import cached_property, partial
@@ -102,7 +103,7 @@ class Blocks:
             found |= dict(zip(prefix + table["key"] + "_error", table["error_mean"].map("{:.2f}".format), strict=True))
         if (peers := self._benchmarks / "peers.json").exists():
             ours = json.loads(peers.read_text(encoding="utf-8"))["peers"]["ours, cpu engine"]
-            found["peers_ratio"] = f"{ours['fastest_peer_over_this']:.1f}"
+            found["peers_ratio"] = f"{ours['fastest_peer_over_this'] or math.nan:.1f}"
         return found
 
     def _measured(self, file: str, rows: str) -> str:

@@ -303,6 +303,15 @@ def test_screening_in_bfloat16_keeps_what_float32_keeps_in_a_million_rows_with_n
     np.testing.assert_allclose(exact, double, rtol=1e-5, atol=1e-5)
 
 
+def test_the_margin_covers_the_rounding_of_a_product_to_bfloat16() -> None:
+    x = np.full((1, 1024), 1 / 32, np.float32)
+    weight = np.zeros((2, 1024), np.float32)
+    # 1 + 2⁻⁸, which becomes 1; all factors are bfloat16.
+    weight[0] = np.where(np.arange(1024) % 2, 1, 1 + 2**-7) / 32
+    _, kept = screened(x, weight, np.array([0, 1.003], np.float32), 1)
+    assert kept.tolist() == [[True, False]]
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_training_on_screened_products_is_that_of_the_reference(
     monkeypatch: pytest.MonkeyPatch, activation: Activation

@@ -254,7 +254,10 @@ def test_topk_autoencoders_of_others_give_the_same_codes(layout: str) -> None:
 
 
 def test_topk_autoencoders_that_are_not_ours_are_refused() -> None:
-    state = files.topk_state(KSparseAutoencoder(5, 8, 2))
+    state = files.topk_state(KSparseAutoencoder(5, 8, 2, "relu"))
+    for model, layout in ((KSparseAutoencoder(5, 8, 2), "sae_lens"), (KSparseAutoencoder(5, 8, 2, "relu"), "keras")):
+        with pytest.raises(ValueError, match="activation='relu' and choose one of sae_lens, sparsify"):
+            files.topk_state(model, layout=layout)
     with pytest.raises(ValueError, match="differ by more than a factor: ours are tied"):
         files.model_of_topk({**state, "W_enc": -state["W_enc"]}, 2)
     with pytest.raises(ValueError, match="not a TopK autoencoder's parameters: b_dec, b_enc missing"):
