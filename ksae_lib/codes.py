@@ -33,7 +33,7 @@ def codes(
     *,
     exact: bool = True,
 ) -> tuple[sparse.csr_array | np.ndarray, ...]:
-    """Codes of examples for each α, of one product with the dictionary; block by block.
+    """Codes of examples for each α, block by block; ``exact`` ones of one product with the dictionary.
 
     Args:
         model: encoder, on the processor.
@@ -54,7 +54,8 @@ def codes(
     """
     mode = CodeMode(mode)
     # Of nearly equal size, since a product of a few rows can sum in another order than one of many.
-    edges = np.linspace(0, len(x), max(1, math.ceil(len(x) / (_BLOCK if exact else 5 * _BLOCK))) + 1).astype(int)
+    rows = _BLOCK if exact else 5 * _BLOCK
+    edges = np.linspace(0, len(x), max(1, math.ceil(len(x) / rows)) + 1).astype(int)
     blocks = [x[first:last] for first, last in pairwise(edges)]
     if mode not in (CodeMode.K, CodeMode.ALPHA_K):
         return (np.concatenate([model.encode(_examples(block), mode).numpy() for block in blocks]),) * len(alphas)
@@ -63,9 +64,11 @@ def codes(
     for block in blocks:
         examples = _examples(block)
         model.check_input(examples)
-        sums_all = exact or len(block) < _SPARSE_FROM or model.selection not in K_LARGEST or not mostly_zero(block)
-        z = model.pre_activation(examples) if sums_all else None
-        made.append([_code_without_zeros(model, examples, k) if z is None else keep_largest(model, z, k) for k in ks])
+        if exact or len(block) < _SPARSE_FROM or model.selection not in K_LARGEST or not mostly_zero(block):
+            z = model.pre_activation(examples)
+            made.append([keep_largest(model, z, k) for k in ks])
+        else:
+            made.append([_code_without_zeros(model, examples, k) for k in ks])
     return tuple(sparse.csr_array(sparse.vstack(of_alpha)) for of_alpha in zip(*made, strict=True))
 
 

@@ -469,15 +469,9 @@ def _densify(starts, places, values, rows, x, width):
 def _choose(z, examples, units, relu, support, code, height):
     """Support and code of each example; zero, or NaN where a pre-activation is."""
     nothing = np.zeros(examples, z.dtype)
-    k = support.shape[1]
     for e in nb.prange(examples):
-        row = z[e * height : e * height + units]
-        select(row, k, support[e])
         # A unit of NaN is never kept, so the residual alone would not show it.
-        nothing[e] = _zero_or_nan(row)
-        for j in range(k):
-            c = row[support[e, j]]
-            code[e, j] = c * 0 if relu and c < 0 else c
+        nothing[e] = _keep(z[e * height : e * height + units], relu, support[e], code[e])
     return float(nothing.sum())
 
 
@@ -578,10 +572,8 @@ def _update(examples, batch, net, velocity, tiles, rate, momentum):
             g0, g1 = plus(g0, load(residual, e * width + p)), plus(g1, load(residual, e * width + p + LANES))
         _descend(visible_bias, visible_velocity, p, g0, rate, momentum)
         _descend(visible_bias, visible_velocity, p + LANES, g1, rate, momentum)
-    tiny = x.dtype.type(_TINY)
-    for u in range(net.bias.size):
-        velocity.bias[u] = (momentum * velocity.bias[u] - rate * batch.bias_grad[u] + tiny) - tiny
-        net.bias[u] += velocity.bias[u]
+    for u in range(0, net.bias.size, LANES):
+        _descend(net.bias, velocity.bias, u, load(batch.bias_grad, u), rate, momentum)
 
 
 @nb.njit(fastmath=_FAST)
@@ -665,12 +657,18 @@ def keep_rows(z, relu, support, code):
 
 @nb.njit
 def _keep_row(z, relu, support, code):
-    select(z, support.size, support)
     # A row that is not finite has a support all the same: its code must tell.
-    nothing = _zero_or_nan(z)
+    code += _keep(z, relu, support, code)
+
+
+@nb.njit
+def _keep(z, relu, support, code):
+    """Support and code of one example; zero, or NaN where a pre-activation is."""
+    select(z, support.size, support)
     for j in range(support.size):
         c = z[support[j]]
-        code[j] = (c * 0 if relu and c < 0 else c) + nothing
+        code[j] = c * 0 if relu and c < 0 else c
+    return _zero_or_nan(z)
 
 
 def _work_alone() -> None:
