@@ -1,10 +1,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +17,7 @@ from ksae_lib.blocks import Blocks
 from ksae_lib.engines.gpu import GpuEngine
 from ksae_lib.engines.reference import ReferenceEngine
 from ksae_lib.training import new_model
+from tests.killing import kill_at_first_checkpoint
 
 ROWS = 200
 
@@ -231,15 +228,7 @@ KSparseCoder(**eval(sys.argv[3]), checkpoint=sys.argv[1] + "/fit.ckpt").fit(x)
 def test_a_killed_fit_resumes_to_the_same_end(digits: np.ndarray, tmp_path: Path) -> None:
     checkpoint, x = tmp_path / "fit.ckpt", mapped(digits, tmp_path)
     parameters = {name: value for name, value in coder(epochs=12).get_params().items() if name != "checkpoint"}
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path), str(blocks.BLOCK_BYTES), repr(parameters)])
-    deadline = time.monotonic() + 300
-    try:
-        while not checkpoint.exists():
-            assert process.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
-            time.sleep(0.01)
-    finally:
-        process.kill()
-    assert process.wait(60) == -signal.SIGKILL
+    kill_at_first_checkpoint(SCRIPT, checkpoint, str(tmp_path), str(blocks.BLOCK_BYTES), repr(parameters))
     with safe_open(checkpoint, framework="pt") as file:
         assert 0 < len(json.loads(file.metadata()["history"])) < 12
     whole, resumed = coder(epochs=12).fit(x), coder(epochs=12, checkpoint=checkpoint).fit(x)

@@ -5,11 +5,7 @@ import json
 import math
 import os
 import re
-import signal
-import subprocess
-import sys
 import textwrap
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +21,7 @@ from ksae_lib.engines.cpu import CpuEngine
 from ksae_lib.engines.reference import ReferenceEngine
 from ksae_lib.loop import Checkpoint, columns, run_epochs
 from ksae_lib.training import Trained, make_engine, new_model
+from tests.killing import kill_at_first_checkpoint
 
 ENGINES = ("reference", "cpu")
 COLUMNS = ["epoch", "k", "learning_rate", "momentum", "loss", "live_units", "seconds"]
@@ -203,15 +200,7 @@ def test_a_killed_run_resumes_to_the_same_end(tmp_path: Path) -> None:
         train(np.load(folder / "x.npy"), settings, engine="reference", checkpoint=folder / "run.ckpt")
     """)
     settings = config(epochs=20)
-    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), repr(vars(settings))])
-    deadline = time.monotonic() + 300
-    try:
-        while not checkpoint.exists():
-            assert process.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
-            time.sleep(0.01)
-    finally:
-        process.kill()
-    assert process.wait(60) == -signal.SIGKILL
+    kill_at_first_checkpoint(script, checkpoint, str(tmp_path), repr(vars(settings)))
     assert 0 < epochs_saved(checkpoint) < 20
     resumed = train(pattern(), settings, engine="reference", checkpoint=checkpoint)
     assert_same_run(resumed, train(pattern(), settings, engine="reference"))
