@@ -95,6 +95,19 @@ def effective_area(filters: np.ndarray) -> np.ndarray:
     return energy.sum(1) ** 2 / (energy.shape[1] * (energy**2).sum(1))
 
 
+def neighbour_correlation(filters: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Correlation of each filter with itself moved by one pixel, mean of right and down: strokes near 1, noise near 0.
+
+    Args:
+        filters: shape [units, height · width], none constant.
+        shape: height and width.
+    """
+    images = np.asarray(filters, np.float64).reshape(len(filters), *shape)
+    images = images - images.mean((1, 2), keepdims=True)
+    pairs = ((images[:, :, 1:], images[:, :, :-1]), (images[:, 1:], images[:, :-1]))
+    return np.mean([(a * b).mean((1, 2)) for a, b in pairs], axis=0) / (images**2).mean((1, 2))
+
+
 def mutual_coherence(weight: Tensor) -> tuple[float, float]:
     """Largest and mean |⟨w_i, w_j⟩|, i ≠ j, of the unit-normed atoms (section 3.3; weight shape: [units, inputs])."""
     atoms = torch.nn.functional.normalize(weight.detach().double(), dim=1)

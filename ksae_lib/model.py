@@ -5,7 +5,7 @@ z = Wᵀx + b          Γ = supp_k(z),  z_Γᶜ = 0          x̂ = Wz + b′    
 
 from enum import StrEnum
 from numbers import Real
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ksae_lib.selection import check_k, rule_of, supp_k
 
 Activation = Literal["linear", "relu"]
-BiasInit = Literal["zeros", "centered"]
+BiasInit = Literal["zeros", "gaussian", "centered"]
 
 
 class CodeMode(StrEnum):
@@ -100,20 +100,20 @@ class KSparseAutoencoder(nn.Module):
         Args:
             std: the paper's σ.
             generator: source of the weights; torch's global one by default.
-            bias_init: ``zeros``; or ``centered``: b′ = mean of the training examples and b = −Wᵀb′, so
-                that units see centred data at the start.
+            bias_init: ``zeros``; ``gaussian``: drawn like the weights; or ``centered``: b′ = mean of the training
+                examples and b = −Wᵀb′, so that units see centred data at the start.
             mean: mean of the training examples (shape: [inputs]), needed by ``centered``.
 
         Raises:
             ValueError: unknown ``bias_init``, or ``centered`` without a mean.
         """
-        if bias_init not in ("zeros", "centered"):
-            raise ValueError(f"bias_init = {bias_init!r} is unknown: choose 'zeros' or 'centered'.")
+        if bias_init not in get_args(BiasInit):
+            raise ValueError(f"bias_init = {bias_init!r} is unknown: choose one of {', '.join(get_args(BiasInit))}.")
         if bias_init == "centered" and mean is None:
             raise ValueError("bias_init = 'centered' needs the mean of the training examples.")
         self.weight.normal_(0.0, std, generator=generator)
-        self.bias.zero_()
-        self.visible_bias.zero_()
+        for bias in (self.bias, self.visible_bias):
+            bias.normal_(0.0, std if bias_init == "gaussian" else 0.0, generator=generator)
         if mean is not None and bias_init == "centered":
             self.visible_bias.copy_(mean)
             self.bias.copy_(-(self.W.T @ self.visible_bias))

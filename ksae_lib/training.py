@@ -63,11 +63,13 @@ class TrainConfig:
     weight_std: float = 0.01
     """The paper's σ."""
     bias_init: BiasInit = "zeros"
-    """``zeros`` as printed, or ``centered``: start from centred data."""
+    """``zeros`` as printed, ``gaussian`` like the weights, or ``centered``: start from centred data."""
     activation: Activation = "linear"
     seed: int = 0
     selection: str = "sort"
     """Rule that decides which units are kept, a key of ``selection.RULES``."""
+    shuffle: bool = True
+    """Take the examples of an epoch in a random order, not as they come."""
 
     def __post_init__(self) -> None:
         for name in ("units", "epochs", "batch_size"):
@@ -293,7 +295,11 @@ def _train(
             read = blocks.read(schedule.order_of(shared.seed, epoch, count, count)) if blocks else ((0, held),)
             for block, of_block in read:
                 examples = of_block.shape[-2]
-                yield of_block, np.stack([schedule.order_of(c.seed, epoch, examples, block) for c in configs])
+                orders = [
+                    schedule.order_of(c.seed, epoch, examples, block) if c.shuffle else np.arange(examples)
+                    for c in configs
+                ]
+                yield of_block, np.stack(orders)
 
     def train_on(of_block: np.ndarray, order: np.ndarray, *how: Any) -> list[EpochResult]:
         used = made if of_block is held else make_engine(models, of_block, shared, made.name)

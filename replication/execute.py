@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
+from scipy.stats import skew
 from torch import nn
 
 from ksae_lib import metrics
@@ -21,6 +22,9 @@ from replication.methods.base import Device, Method, torch_device
 from replication.methods.plain import Pixels
 from replication.provenance import provenance
 from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, Run, RunStore, StoredRun, digest_of, stack
+
+_TILES, _NOISE = 120, 0.2
+"""Filters that a panel of Figure 1 shows, and the correlation of neighbouring pixels below which one is noise."""
 
 
 class Home(Protocol):
@@ -71,8 +75,9 @@ def _nets(runs: Sequence[FinetuneRun], study: Home, device: Device, _: bool) -> 
         encoders = [(one.method, study.model(one, exact=True)) for one in stack(run.encoder)]
         layers = [layer for method, model in encoders for layer in method.hidden_layers(model, run.finetune.alpha)]
         nets.append(tuning.new_net(layers, data.train_x.shape[1], data.classes, run.finetune))
-    configs, held_out = [run.finetune for run in runs], (data.validation_x, data.validation_y)
-    histories = tuning.finetune(nets, data.train_x, data.train_y, configs, held_out, device=device)
+    configs = [run.finetune for run in runs]
+    held_out, tested = (data.validation_x, data.validation_y), (data.test_x, data.test_y)
+    histories = tuning.finetune(nets, data.train_x, data.train_y, configs, held_out, tested=tested, device=device)
     for run, net, history in zip(runs, nets, histories, strict=True):
         if isinstance(history, DivergenceError):
             yield history
@@ -189,6 +194,10 @@ def _describe(
             "mutual_coherence": coherence,
             "mean_coherence": mean_coherence,
         }
+        if run.data.name == "mnist" and run.below is None:
+            results["weight_skew"] = float(skew(atoms.numpy(), axis=None))
+            first = model.weight.detach().numpy()[:_TILES]
+            results["noise_tiles"] = int((metrics.neighbour_correlation(first, (28, 28)) < _NOISE).sum())
         if run.data.name == "patches":
             results["gabor"] = gabor_report(atoms.numpy(), load_data(run.data).image_shape)
     results["sparsity"] = metrics.sparsity_measures(_dense(run.method, model, held_out))

@@ -34,7 +34,8 @@ _ENGINES = {
 _VERSION = 1
 """Part of every id: raise it when the same config starts to mean other numbers."""
 _LATER = dict.fromkeys(("below", "below_alpha", "share", "source")) | {"selection": "sort"}
-_LATER |= dict.fromkeys(("dense_relu", "refit"), False)
+_LATER |= dict.fromkeys(("dense_relu", "refit", "frozen"), False)
+_LATER |= {"shuffle": True, "transform": "raw", "max_norm": None}
 """Settings that came later, left out of ids where they say nothing: earlier ids stay valid."""
 _SAID = {"train": {"engine": "cpu", "support_dtype": "float32"}, "finetune": {"engine": "auto"}}
 """What every config says that no longer decides anything: ids stay valid."""

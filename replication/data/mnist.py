@@ -22,6 +22,8 @@ _REMEDY = "restore it with 'git checkout -- data/MNIST', or copy the official fi
 def load(config: DataConfig, root: Path) -> Dataset:
     """MNIST with pixels in [0, 1] and the paper's random 50,000 / 10,000 / 10,000 split; smaller parts are its first.
 
+    More than 50,000 images for training take in those of validation: for encoders, which see no label.
+
     Raises:
         DataError: a file is missing, truncated or altered.
     """
@@ -29,7 +31,7 @@ def load(config: DataConfig, root: Path) -> Dataset:
         _entries(root / "MNIST" / "raw" / name, md5) for name, md5 in _ARCHIVES.items()
     ]
     order = np.random.default_rng(config.split_seed).permutation(TRAIN + VALIDATION)
-    train, validation = order[:TRAIN][: config.train_size], order[TRAIN:][: config.validation_size]
+    train, validation = order[: config.train_size], order[TRAIN:][: config.validation_size]
     return Dataset(
         train_x=images[train] / np.float32(255),
         train_y=labels[train].astype(np.int64),

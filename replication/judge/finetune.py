@@ -44,6 +44,10 @@ class FinetuneConfig(base.Checked):
     """k-sparse layers keep the αk largest."""
     layerwise: bool = True
     """Deep nets in three stages (section 4.6); False: all layers at once."""
+    frozen: bool = False
+    """Train the softmax layer alone: a readout by the rule of section 4.2.2."""
+    max_norm: float | None = setting(None, POSITIVE)
+    """Largest norm of the weights into a hidden unit after a step (Hinton et al. 2012); None: no limit."""
     units: int = setting(1000, AT_LEAST_ONE)
     weight_std: float = setting(0.01, POSITIVE)
     """Of a net without pre-training: its hidden units, and the standard deviation of their Gaussian weights."""
@@ -97,6 +101,7 @@ def finetune(
     configs: Sequence[FinetuneConfig],
     held_out: tuple[np.ndarray, np.ndarray],
     *,
+    tested: tuple[np.ndarray, np.ndarray] | None = None,
     device: base.Device = "auto",
     progress: bool | None = None,
 ) -> list[pd.DataFrame | DivergenceError]:
@@ -108,12 +113,14 @@ def finetune(
         y: classes from 0 (shape: [examples]).
         configs: the run of each net.
         held_out: examples and classes to watch, never trained on.
+        tested: further ones, which the history has an error of, and which decide nothing.
         device: where. Nets that are trained at once share one stream of dropout noise.
         progress: show a bar; None: only on a terminal.
 
     Returns:
         For each net one row an epoch: epoch, fixed_layers, learning_rate, momentum, loss, validation_error in percent,
-        seconds (an epoch's divided by the nets trained at once); or the error it diverged with.
+        test_error where it is ``tested``, seconds (an epoch's divided by the nets trained at once); or the error it
+        diverged with.
 
     Raises:
         ValueError: examples, classes or a device that cannot be used, or nets that cannot be trained at once: they may
@@ -124,7 +131,8 @@ def finetune(
     where, runs, config = base.torch_device(device), len(nets), configs[0]
     if runs > 1 and where.type not in _AT_ONCE_ON:
         pairs = zip(nets, configs, strict=True)
-        return [finetune([n], x, y, [c], held_out, device=device, progress=progress)[0] for n, c in pairs]
+        how: dict[str, Any] = {"tested": tested, "device": device, "progress": progress}
+        return [finetune([n], x, y, [c], held_out, **how)[0] for n, c in pairs]
     if len(kinds := {_kind(*one) for one in zip(nets, configs, strict=True)}) != 1:
         raise ValueError(f"Nets to be fine-tuned at once must be alike, these are of {len(kinds)} kinds.")
     # A net alone keeps its two-dimensional products: in a stack of one they are rounded otherwise.
@@ -134,7 +142,8 @@ def finetune(
     own = [p.detach().view(runs, *one.shape) for p, one in zip(parameters, nets[0].parameters(), strict=True)]
     noise = torch.Generator(where).manual_seed(config.seed + 1)
     examples, classes = (torch.from_numpy(part).to(where) for part in (x, y))
-    watched = [torch.from_numpy(part).to(where) for part in held_out]
+    watched = {"validation": held_out} | ({"test": tested} if tested else {})
+    on_device = {name: [torch.from_numpy(part).to(where) for part in pair] for name, pair in watched.items()}
     plan = [(fixed, n, epochs) for fixed, epochs in stages(len(together.layers), config) for n in range(epochs)]
 
     def epoch(number: int) -> list[Row]:
@@ -153,11 +162,16 @@ def finetune(
                 torch._foreach_mul_(speed, momentum)
                 torch._foreach_add_(speed, gradients, alpha=-rate)
                 torch._foreach_add_(trained, speed)
+                for layer in together.layers[fixed:] if config.max_norm else ():
+                    norms = layer.weight.norm(dim=-1, keepdim=True)
+                    layer.weight.mul_((config.max_norm / norms).clamp_(max=1))
             total += losses.detach().double() * rows.shape[1]
         row = {"epoch": number, "fixed_layers": fixed, "learning_rate": rate, "momentum": momentum}
-        errors = 100 * together.is_wrong(*watched).view(runs, -1).sum(1).double() / len(watched[1])
-        both = zip((total / len(x)).tolist(), errors.tolist(), strict=True)
-        return [{**row, "loss": loss, "validation_error": error} for loss, error in both]
+        measured = {"loss": total.cpu() / len(x)}
+        for name, (images, labels) in on_device.items():
+            wrong = together.is_wrong(images, labels).view(runs, -1).sum(1)
+            measured[f"{name}_error"] = 100 * wrong.double().cpu() / len(labels)
+        return [{**row, **{name: float(value[run]) for name, value in measured.items()}} for run in range(runs)]
 
     def is_finite(run: int) -> bool:
         return all(bool(p[run].isfinite().all()) for p in own)
@@ -174,8 +188,10 @@ def stages(layers: int, config: FinetuneConfig) -> list[tuple[int, int]]:
     """Number of fixed layers and epochs of each stage (section 4.6).
 
     Deep and layer-wise: softmax alone, then each layer from the top down joins; a stage has an equal part of the
-    epochs, the last one also the remainder. Otherwise one stage with everything.
+    epochs, the last one also the remainder. Otherwise one stage, with everything or, if it is frozen, softmax alone.
     """
+    if config.frozen:
+        return [(layers, config.epochs)]
     number = layers + 1 if layers > 1 and config.layerwise else 1
     share = config.epochs // number
     return [*((layers - stage, share) for stage in range(number - 1)), (0, config.epochs - share * (number - 1))]

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from sklearn.preprocessing import StandardScaler
 
 from ksae_lib.metrics import fraction_of_variance_unexplained
 from ksae_lib.model import CodeMode
@@ -13,6 +14,8 @@ from replication.data.base import Dataset
 from replication.judge.logistic import Features, LogisticProblem, Solution
 from replication.methods import base
 from replication.methods.base import setting
+
+_TRANSFORMS = ("raw", "relu", "standardized")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,8 @@ class ReadoutConfig(base.Checked):
     dense_relu: bool = False
     """Codes of a k-sparse autoencoder keep all positive entries instead of the αk largest, as the first author's later
     code evaluates; there is no α to choose."""
+    transform: str = setting("raw", (lambda value: value in _TRANSFORMS, f"choose one of {', '.join(_TRANSFORMS)}"))
+    """What is done to codes before the fit: ``raw`` nothing; ``relu``; ``standardized`` to unit variance."""
     refit: bool = False
     """The test error is that of a fit with what validation chose on training and validation images together."""
 
@@ -93,6 +98,7 @@ def evaluate(
             if method.has_alpha:
                 images = validation @ model.weight.detach().numpy() + model.visible_bias.detach().numpy()
                 fvu = fraction_of_variance_unexplained(data.validation_x, images)
+            train, validation, test = _transformed(config.transform, train, validation, test)
             for l2, solution in zip(config.l2, fit(train, data.train_y, config.l2), strict=True):
                 wrong = solution.predict(test) != data.test_y
                 mistakes.append(np.flatnonzero(wrong))
@@ -115,7 +121,8 @@ def evaluate(
             images = np.concatenate([data.train_x, data.validation_x])
             labels = np.concatenate([data.train_y, data.validation_y])
             alpha = (chosen["alpha"] or 1.0,)
-            train, test = (method.codes(model, part, mode, alpha)[0] for part in (images, data.test_x))
+            codes = (method.codes(model, part, mode, alpha)[0] for part in (images, data.test_x))
+            train, test = _transformed(config.transform, *codes)
             missed = np.flatnonzero(fit(train, labels, (chosen["l2"],))[0].predict(test) != data.test_y)
     return ReadoutResult(
         selected={name: chosen[name] for name in ("alpha", "l2") if chosen[name] is not None},
@@ -125,6 +132,14 @@ def evaluate(
         test_mistakes=missed.tolist(),
         trials=trials,
     )
+
+
+def _transformed(how: str, *parts: Features) -> Sequence[Features]:
+    """Codes after the transformation, which the first part decides."""
+    if how == "relu":
+        return [part * (part > 0) for part in parts]
+    # Zeros stay zeros: the intercept makes centering idle.
+    return list(map(StandardScaler(with_mean=False).fit(parts[0]).transform, parts)) if how == "standardized" else parts
 
 
 def _percent(wrong: np.ndarray) -> float:

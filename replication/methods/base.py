@@ -4,7 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from types import NoneType
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,7 @@ def each(rule: Rule) -> Rule:
 
 
 def setting(default: Any, rule: Rule) -> Any:
-    """A field whose values keep to a rule; one whose name ends in ``_end`` may be None."""
+    """A field whose values keep to a rule; None is possible where its type says so."""
     return field(default=default, metadata={"rule": rule})
 
 
@@ -50,7 +51,7 @@ class Checked:
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            if "rule" in f.metadata and not (value is None and f.name.endswith("_end")):
+            if "rule" in f.metadata and not (value is None and NoneType in get_args(f.type)):
                 is_possible, advice = f.metadata["rule"]
                 if not is_possible(value):
                     raise ValueError(f"{f.name} = {value!r} is not possible: {advice}.")

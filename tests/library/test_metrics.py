@@ -11,6 +11,7 @@ from ksae_lib.metrics import (
     fraction_of_variance_unexplained,
     live_units,
     mutual_coherence,
+    neighbour_correlation,
     reconstruction_report,
     sparsity_measures,
     unit_report,
@@ -92,3 +93,12 @@ def test_sparsity_measures_of_known_activities() -> None:
     assert sparsity_measures(one)["kurtosis"] == pytest.approx(kurtosis(one.ravel()))
     with pytest.raises(ValueError, match="none is ever active"):
         sparsity_measures(np.zeros((3, 4)))
+
+
+def test_neighbours_of_a_stripe_agree_along_it_and_those_of_noise_do_not() -> None:
+    stripes = np.tile([1.0, -1.0], 32).reshape(8, 8)
+    noise = np.random.default_rng(0).normal(size=(50, 28, 28))
+    # Neighbours to the right are opposite, neighbours below equal.
+    assert neighbour_correlation(stripes.reshape(1, -1), (8, 8)) == pytest.approx([0.0])
+    assert neighbour_correlation(3 + np.outer(np.arange(8), np.ones(8)).reshape(1, -1), (8, 8))[0] > 0.7
+    assert np.abs(neighbour_correlation(noise.reshape(50, -1), (28, 28))).max() < 0.15

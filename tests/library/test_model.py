@@ -193,7 +193,7 @@ def test_impossible_models_are_refused(arguments: dict[str, object], sentence: s
 
 def test_impossible_starts_are_refused() -> None:
     model = random_model()
-    with pytest.raises(ValueError, match="'ones' is unknown: choose 'zeros' or 'centered'"):
+    with pytest.raises(ValueError, match="'ones' is unknown: choose one of zeros, gaussian, centered"):
         model.initialize(bias_init="ones")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="needs the mean"):
         model.initialize(bias_init="centered")
@@ -239,3 +239,13 @@ def test_impossible_alpha_is_refused(alpha: float) -> None:
 @pytest.mark.parametrize("mode", ["k", "alpha_k", "dense", "dense_relu"])
 def test_no_examples_give_no_codes(mode: str) -> None:
     assert random_model().encode(torch.empty(0, 12), mode).shape == (0, 30)
+
+
+def test_a_gaussian_start_draws_biases_like_weights_and_the_weights_of_any_start() -> None:
+    zeros, gaussian = KSparseAutoencoder(300, 400, 3), KSparseAutoencoder(300, 400, 3)
+    for model, start in ((zeros, "zeros"), (gaussian, "gaussian")):
+        model.initialize(0.01, torch.Generator().manual_seed(1), start)  # type: ignore[arg-type]
+    assert torch.equal(zeros.weight, gaussian.weight)
+    assert not zeros.bias.any() and not zeros.visible_bias.any()
+    for bias in (gaussian.bias, gaussian.visible_bias):
+        assert float(bias.detach().std()) == pytest.approx(0.01, rel=0.2)

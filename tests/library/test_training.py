@@ -345,7 +345,7 @@ def test_a_model_that_is_not_the_configs_is_refused(model: KSparseAutoencoder, m
         ({"momentum": 1.0}, "momentum = 1.0 is not possible: choose a number from 0 to below 1"),
         ({"momentum": -0.1}, "momentum = -0.1"),
         ({"momentum_end": 1.5}, "momentum_end = 1.5"),
-        ({"bias_init": "ones"}, "bias_init = 'ones' is unknown: choose one of zeros, centered"),
+        ({"bias_init": "ones"}, "bias_init = 'ones' is unknown: choose one of zeros, gaussian, centered"),
         ({"activation": "sigmoid"}, "activation = 'sigmoid' is unknown: choose one of linear, relu"),
         ({"seed": -1}, "seed = -1"),
     ],
@@ -438,3 +438,29 @@ def test_batch_topk_trains_on_the_reference_engine(activation: str) -> None:
 def test_fast_engines_refuse_a_rule_they_do_not_know() -> None:
     with pytest.raises(ValueError, match=r"The cpu engine does not know selection = 'batch_topk': choose reference\."):
         train(pattern(), config(selection="batch_topk"), engine="cpu")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_without_shuffling_examples_are_taken_as_they_come(engine: str) -> None:
+    x, settings = pattern(), config(shuffle=False, k_start=None)
+    model, velocity = new_model(settings, x), {}
+    by_hand = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
+    for _ in range(settings.epochs):
+        for first in range(0, len(x), settings.batch_size):
+            batch = torch.from_numpy(x[first : first + settings.batch_size])
+            loss = torch.func.functional_call(_Loss(model), {f"model.{n}": p for n, p in by_hand.items()}, batch)
+            for (name, p), gradient in zip(by_hand.items(), torch.autograd.grad(loss, by_hand.values()), strict=True):
+                velocity[name] = settings.momentum * velocity.get(name, 0) - settings.learning_rate * gradient
+                p.data += velocity[name]
+    trained, _ = train(x, settings, engine=engine)
+    for name, parameter in trained.named_parameters():
+        torch.testing.assert_close(parameter, by_hand[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+class _Loss(torch.nn.Module):
+    def __init__(self, model: KSparseAutoencoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model.loss(x)

@@ -99,6 +99,12 @@ def test_the_split_separates_all_60_000_training_images(full: Dataset) -> None:
     assert train.isdisjoint(validation) and train | validation == published
 
 
+def test_encoders_can_be_trained_on_all_60_000_images_those_of_the_split_first(full: Dataset) -> None:
+    whole = load_mnist(train_size=60_000)
+    np.testing.assert_array_equal(whole.train_x, np.concatenate([full.train_x, full.validation_x]))
+    np.testing.assert_array_equal(whole.validation_x, full.validation_x)
+
+
 def test_images_keep_their_labels(full: Dataset) -> None:
     images, labels = unpacked("train-images-idx3")[16:], unpacked("train-labels-idx1")[8:]
     label_of = {images[i * 784 : (i + 1) * 784]: label for i, label in enumerate(labels)}
@@ -122,7 +128,7 @@ def test_the_split_depends_on_its_seed_alone(full: Dataset) -> None:
 
 @pytest.mark.parametrize(
     ("name", "size", "most"),
-    [("train_size", 50_001, 50_000), ("validation_size", 60_000, 10_000), ("test_size", 10_001, 10_000)],
+    [("train_size", 60_001, 60_000), ("validation_size", 60_000, 10_000), ("test_size", 10_001, 10_000)],
 )
 def test_sizes_that_are_not_available_are_refused(name: str, size: int, most: int) -> None:
     with pytest.raises(ValueError, match=f"{name} = {size} is not available: choose a number from 1 to {most}"):

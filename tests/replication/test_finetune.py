@@ -302,3 +302,35 @@ def test_small_work_keeps_to_one_thread_and_gives_the_others_back() -> None:
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before)
+
+
+def test_a_frozen_net_trains_its_softmax_alone() -> None:
+    one, start = sparse_net(2, dtype=torch.float32), sparse_net(2, dtype=torch.float32).state_dict()
+    history = tuned(one, replace(CONFIG, frozen=True))
+    assert len(history) == CONFIG.epochs and set(history["fixed_layers"]) == {2}
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, start[name]) == name.startswith("layers")
+
+
+def test_no_unit_has_weights_above_the_largest_norm_and_smaller_ones_stay() -> None:
+    free, held_in = sparse_net(2, dtype=torch.float32), sparse_net(2, dtype=torch.float32)
+    tuned(free, replace(CONFIG, layerwise=False))
+    norms = torch.cat([layer.weight.detach().norm(dim=1) for layer in free.layers])
+    limit = float(norms.median())
+    tuned(held_in, replace(CONFIG, layerwise=False, max_norm=limit))
+    for layer in held_in.layers:
+        assert float(layer.weight.detach().norm(dim=1).max()) <= limit * 1.0001
+    roomy = sparse_net(2, dtype=torch.float32)
+    tuned(roomy, replace(CONFIG, layerwise=False, max_norm=100.0))
+    assert torch.equal(roomy.layers[0].weight, free.layers[0].weight)
+
+
+def test_errors_on_a_tested_part_are_recorded_and_change_nothing() -> None:
+    (x, y), held, test = examples(), examples(30, seed=1), examples(40, seed=2)
+    one, other = sparse_net(dtype=torch.float32), sparse_net(dtype=torch.float32)
+    plain = tuned(one, CONFIG, x, y, held)
+    (watched,) = finetune([other], x, y, [CONFIG], held, tested=test, device="cpu")
+    assert isinstance(watched, pd.DataFrame)
+    assert watched["validation_error"].tolist() == plain["validation_error"].tolist()
+    assert watched["test_error"].iloc[-1] == pytest.approx(100 * len(other.mistakes(*test)) / 40)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -119,3 +121,28 @@ def test_few_iterations_stop_the_fit_early(model: KSparseAutoencoder) -> None:
 def test_impossible_grids_are_refused(wrong: dict[str, tuple[float, ...]]) -> None:
     with pytest.raises(ValueError, match="name at least one"):
         ReadoutConfig(**wrong)
+
+
+def test_codes_are_transformed_as_asked(model: KSparseAutoencoder) -> None:
+    data, grid = dataset(), {"alphas": (6.0,), "l2": (1.0,)}
+    codes = {
+        part: model.encode(torch.from_numpy(getattr(data, f"{part}_x")), "alpha_k", 6.0).numpy()
+        for part in ("train", "validation", "test")
+    }
+    spread = codes["train"].std(0)
+    by_hand = {
+        "raw": codes,
+        "relu": {part: np.maximum(code, 0) for part, code in codes.items()},
+        "standardized": {part: code / np.where(spread == 0, 1, spread) for part, code in codes.items()},
+    }
+    missed = {}
+    for how, parts in by_hand.items():
+        found = evaluate(data, K_SPARSE, model, ReadoutConfig(**grid, transform=how), "cpu")
+        shown = replace(data, **{f"{part}_x": code.astype(np.float32) for part, code in parts.items()})
+        wanted = read_pixels(shown, ReadoutConfig(**grid))
+        assert found.trials["train_error"].tolist() == wanted.trials["train_error"].tolist()
+        assert found.test_mistakes == wanted.test_mistakes
+        missed[how] = found.test_mistakes
+    assert len({tuple(mistakes) for mistakes in missed.values()}) == 3
+    with pytest.raises(ValueError, match="choose one of raw, relu, standardized"):
+        ReadoutConfig(transform="whitened")
