@@ -62,13 +62,12 @@ class Search:
 
 @dataclass(frozen=True)
 class Sweep:
-    """One setting of a base run changed at a time, or several together."""
+    """One factor changed at one k, all else equal."""
 
     factor: str
-    base: Any
-    """The value the base run has; of several settings, that none is changed."""
-    points: tuple[tuple[Any, Callable[[int], ReadoutRun]], ...]
-    """Each value, and how to get the run of a seed."""
+    k: int
+    points: tuple[tuple[str, Callable[[int], Supervised]], ...]
+    """Each value, that of the base first, and how to get the run of a seed."""
     seeds: int
 
 
