@@ -23,8 +23,8 @@ from replication.methods.plain import Pixels
 from replication.provenance import provenance
 from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, Run, RunStore, StoredRun, digest_of, stack
 
-_TILES, _NOISE = 120, 0.2
-"""Filters that a panel of Figure 1 shows, and the correlation of neighbouring pixels below which one is noise."""
+_TILES, _ALIKE, _LOCAL = 120, 0.2, 0.2
+"""Filters that a panel of Figure 1 shows. One is noise if neighbouring pixels correlate by less and it covers more."""
 
 
 class Home(Protocol):
@@ -197,7 +197,8 @@ def _describe(
         if run.data.name == "mnist" and run.below is None:
             results["weight_skew"] = float(skew(atoms.numpy(), axis=None))
             first = model.weight.detach().numpy()[:_TILES]
-            results["noise_tiles"] = int((metrics.neighbour_correlation(first, (28, 28)) < _NOISE).sum())
+            is_noise = metrics.neighbour_correlation(first, (28, 28)) < _ALIKE
+            results["noise_tiles"] = int((is_noise & (metrics.effective_area(first) > _LOCAL)).sum())
         if run.data.name == "patches":
             results["gabor"] = gabor_report(atoms.numpy(), load_data(run.data).image_shape)
     results["sparsity"] = metrics.sparsity_measures(_dense(run.method, model, held_out))

@@ -1,0 +1,132 @@
+"""Verdicts on the paper's figures: intervals, the spread over seeds, and whether a row was trained for long enough."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from replication.runs import FinetuneRun, RunStore, StoredRun, Supervised
+
+FEWEST_SEEDS = 3
+MARGINS = {1: 0.25, 2: 0.5, 3: 0.15, 4: 0.5}
+"""By table, points from the mean that the prediction interval of a row that is judged may reach."""
+_CONVERGED = 0.1
+INTERVAL_NOTE = (
+    "Errors in percent on the test set. Intervals are 95%: the spread over seeds (Student t) and the binomial sampling "
+    "error of the test set, added in quadrature. The paper's figure is of one run. It is reproduced if it lies in the "
+    "95% prediction interval of one further run, mean ± t s √(1 + 1/n); s is pooled over the rows of the table whose "
+    "own s is within the margin. Else it is not reproduced, and ours is lower or higher. It is unresolved with fewer "
+    f"than {FEWEST_SEEDS} seeds; where the prediction interval reaches further than the margin ({MARGINS[1]} points in "
+    f"Table 1, {MARGINS[3]} in Table 3, {MARGINS[2]} on NORB); and where nothing shows that training was long enough: "
+    f"with twice the epochs, the mean of validation and test error must change by less than {_CONVERGED} points (90% "
+    "interval, same seeds). Not tested: the paper has no figure, or the data are not whole."
+)
+
+
+def half_width(values: Sequence[float] | np.ndarray, level: float = 0.95) -> float:
+    """Half of Student's interval of a mean; NaN of fewer than two values."""
+    n = len(values)
+    return float(stats.t.ppf((1 + level) / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+
+
+def interval(errors: Sequence[float], test_images: int) -> tuple[float, float]:
+    """95% interval of the mean test error in percent, see ``INTERVAL_NOTE``.
+
+    Args:
+        errors: test errors in percent, one a seed.
+        test_images: size of the test set.
+    """
+    mean, n = float(np.mean(errors)), len(errors)
+    seeds = half_width(errors) if n > 1 else 0.0
+    sampling = float(stats.norm.ppf(0.975)) * math.sqrt(mean * (100 - mean) / test_images)
+    half = math.hypot(seeds, sampling)
+    return max(0.0, mean - half), min(100.0, mean + half)
+
+
+class Spread(NamedTuple):
+    """Standard deviation over seeds, pooled over well-behaved rows."""
+
+    s: float
+    degrees: int
+    margin: float
+    """Of a row that behaves well the own s is not above it."""
+
+    @classmethod
+    def pooled(cls, rows: Sequence[Sequence[float]], margin: float) -> "Spread":
+        """Of the test errors of rows, one a seed."""
+        variances = [(float(np.var(errors, ddof=1)), len(errors) - 1) for errors in rows if len(errors) > 1]
+        kept = [(variance, degrees) for variance, degrees in variances if variance <= margin**2]
+        degrees = sum(n for _, n in kept)
+        return cls(math.sqrt(sum(v * n for v, n in kept) / max(degrees, 1)), degrees, margin)
+
+    def prediction(self, errors: Sequence[float]) -> float:
+        """How far from the mean of a row the error of one further run may lie (95%)."""
+        own, n = float(np.std(errors, ddof=1)), len(errors)
+        s, degrees = (self.s, self.degrees) if own <= self.margin else (own, n - 1)
+        return float(stats.t.ppf(0.975, degrees)) * s * math.sqrt(1 + 1 / n)
+
+
+class Length(NamedTuple):
+    """What twice the epochs change, in points, with half of the 90% interval over ``n_seeds``; NaN: not known."""
+
+    effect: float
+    half: float
+    n_seeds: int
+    matters: bool = True
+    """False where there are no epochs."""
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether the row was trained for long enough."""
+        return not self.matters or abs(self.effect) + self.half < _CONVERGED
+
+
+def twice(run: Supervised) -> Supervised | None:
+    """The run with twice the epochs: of the net that is fine-tuned, or of the encoder; None where there are none."""
+    if isinstance(run, FinetuneRun):
+        return replace(run, finetune=replace(run.finetune, epochs=2 * run.finetune.epochs))
+    if run.encoder is None or not run.encoder.method.epochs:
+        return None
+    method: Any = run.encoder.method
+    return replace(run, encoder=replace(run.encoder, method=replace(method, epochs=2 * method.epochs)))
+
+
+def length_of(store: RunStore, stored: Sequence[StoredRun]) -> Length:
+    """What twice the epochs change for a row, over the seeds whose longer run is in the store."""
+    longer = [twice(run.run) for run in stored]  # type: ignore[arg-type]
+    pairs = [
+        (run, found) for run, wanted in zip(stored, longer, strict=True) if wanted and (found := store.find(wanted))
+    ]
+    names = ("validation_error", "test_error")
+    changes = [np.mean([b.metrics[name] - a.metrics[name] for name in names]) for a, b in pairs]
+    if len(changes) < FEWEST_SEEDS:
+        return Length(math.nan, math.nan, len(changes), None not in longer)
+    return Length(float(np.mean(changes)), half_width(changes, 0.9), len(changes))
+
+
+def verdict(paper: float | None, stored: Sequence[StoredRun], spread: Spread, margin: float, length: Length) -> str:
+    """Verdict on the paper's figure, by the rule in ``INTERVAL_NOTE``.
+
+    Args:
+        paper: its figure, or None.
+        stored: the runs of the row, one a seed.
+        spread: of the rows of its table.
+        margin: of its table.
+        length: what twice the epochs change.
+    """
+    if paper is None or not stored or not stored[0].run.data.is_whole or stored[0].run.data.is_stand_in:
+        return "not tested"
+    errors = [run.metrics["test_error"] for run in stored]
+    if stored[0].run.seed is not None and len(errors) < FEWEST_SEEDS:
+        return "unresolved: seeds"
+    if not length.is_enough:
+        return "unresolved: length"
+    # A row without chance is what it is: the margin stands for what the paper does not state.
+    half = margin if stored[0].run.seed is None else spread.prediction(errors)
+    mean = float(np.mean(errors))
+    if abs(paper - mean) > half:
+        return "not reproduced: ours is " + ("lower" if mean < paper else "higher")
+    return "reproduced" if half <= margin else "unresolved: spread"
