@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from torch import nn
 
@@ -126,22 +126,17 @@ class Study:
         runs = {run.run_id: run for run in map(at, store.seeds())}
         return [stored for run in runs.values() if (stored := store.find(run)) is not None]
 
-    def sweeps(self) -> list[tuple[str, Sweep, Any, list[StoredRun]]]:
-        """Experiment and value of each setting that was changed alone, with its committed or own runs."""
+    def sweeps(self) -> list[tuple[Sweep, list[tuple[str, list[StoredRun]]]]]:
+        """Every factor that was changed alone, and of each of its values the committed or own runs."""
         return [
-            (one.name, sweep, value, self._all(self.evidence, at) or self._all(self.store, at))
+            (sweep, [(value, self._all(self.evidence, at) or self._all(self.store, at)) for value, at in sweep.points])
             for one in self.experiments
             for sweep in one.sweeps
-            for value, at in sweep.points
         ]
 
     def searches(self) -> list[tuple[Search, list[StoredRun | None]]]:
         """Every search of settings with the run of each trial, None where it is missing."""
         return [(s, [self.find(run) for _, run in s.trials]) for one in self.experiments for s in one.searches]
-
-    def curve(self) -> list[StoredRun]:
-        """The finished runs of the error-against-epochs curve."""
-        return [stored for one in self.experiments for run in one.curve if (stored := self.find(run)) is not None]
 
 
 def _folder(variable: str, default: str) -> Path:

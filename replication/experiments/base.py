@@ -92,8 +92,6 @@ class Experiment:
     rows: tuple[Row, ...] = ()
     quoted: tuple[str, ...] = ()
     """Keys of the paper's rows that are quoted, not replicated."""
-    curve: tuple[ReadoutRun, ...] = ()
-    """Runs that differ in length: error against epochs."""
     searches: tuple[Search, ...] = ()
     sweeps: tuple[Sweep, ...] = ()
 
@@ -106,7 +104,7 @@ class Experiment:
         """Every run the experiment needs, encoders before what is fitted on them, without repetition."""
         wanted: list[Run] = [*self.filters, *self.models.values()]
         wanted += [run for row in self.rows for run in row.runs]
-        wanted += [*self.curve, *(run for search in self.searches for _, run in search.trials)]
+        wanted += [run for search in self.searches for _, run in search.trials]
         wanted += [at(seed) for sweep in self.sweeps for _, at in sweep.points for seed in range(sweep.seeds)]
         return list({run.run_id: run for last in wanted for run in (*requires(last), last)}.values())
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from replication.data.base import DataConfig
 from replication.experiments.base import Experiment, Settings, Sweep, experiment
-from replication.experiments.chosen import fixed_k
+from replication.experiments.chosen import fixed_alphas, fixed_k
 from replication.judge.finetune import FinetuneConfig
 from replication.judge.readout import ReadoutConfig
 from replication.methods.k_sparse import KSparse
@@ -15,8 +15,6 @@ from replication.runs import FinetuneRun, ReadoutRun, Supervised
 BASE = "as chosen"
 """What a factor is at where it is not changed."""
 _SEEDS = 5
-# At k = 10 validation prefers the largest α of the usual grid.
-_MORE_ALPHAS: dict[int, dict[str, Any]] = {10: {"alphas": (1, 2, 3, 4, 6)}}
 _PRINTED = {"bias_init": "zeros", "batch_size": 100, "k_start": 100, "learning_rate": 0.01, "epochs": 100}
 _HALF = {"learning_rate": 0.005}
 # The first author's notebook of 2014 has ½ in the loss: the rate is half of its own.
@@ -64,7 +62,7 @@ def _at(s: Settings, k: int, changes: dict[str, Any]) -> Callable[[int], Supervi
     net, readout, data = (
         {
             name: value
-            for name, value in (_MORE_ALPHAS.get(k, {}) | changes).items()
+            for name, value in (fixed_alphas(s, k) | changes).items()
             if name in {f.name for f in fields(kind)}
         }
         for kind in (KSparse, ReadoutConfig, DataConfig)

@@ -1,7 +1,7 @@
 """Table 1: logistic regression on frozen MNIST features (section 4.4)."""
 
 from replication.experiments.base import Experiment, Settings, experiment
-from replication.experiments.chosen import fixed_k, row
+from replication.experiments.chosen import fixed_row, row
 
 
 @experiment("table1", "smoke", "quick", "paper", "full")
@@ -11,7 +11,7 @@ def table1(s: Settings) -> Experiment:
     rows = (
         s.readout_row("pixels", 1, "Raw pixels", "", None),
         *(row(s, key) for key in ("rbm", "dropout", "denoising", "both")),
-        *(s.readout_row(f"k{k}_fixed", 1, name, f"k={k}, fixed k", fixed_k(s, k), f"k{k}") for k in ks),
+        *(fixed_row(s, k) for k in ks),
         *(row(s, f"k{k}") for k in ks),
         *(s.readout_row(f"k{k}_printed", 1, name, f"k={k}, as printed", s.k_sparse(k=k), f"k{k}") for k in ks),
     )

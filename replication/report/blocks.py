@@ -12,7 +12,15 @@ import pandas as pd
 from ksae_lib.io import KsaeError, write_text
 from replication.experiments.profiles import PROFILES
 from replication.report.claims import claims
-from replication.report.tables import INTERVAL_NOTE, epoch_table, error_table, markdown, readable, table_title
+from replication.report.tables import (
+    INTERVAL_NOTE,
+    error_table,
+    markdown,
+    readable,
+    readable_sweeps,
+    sweep_table,
+    table_title,
+)
 from replication.study import Study
 
 _BLOCK = re.compile(r"(<!-- (\w+):begin -->\n).*?(<!-- \2:end -->)", re.DOTALL)
@@ -84,9 +92,7 @@ class Blocks:
             "table3": lambda: markdown(readable(error_table(quick, 3))),
             "table4": lambda: f"{table_title(quick, 4)}:\n\n{markdown(readable(error_table(quick, 4)))}",
             "claims": lambda: markdown(pd.DataFrame(claims(quick))[["id", "claim", "verdict", "confidence"]]),
-            "epochs": lambda: markdown(
-                epoch_table(self._studies["paper"]).drop(columns=["val_error", "run_id"], errors="ignore")
-            ),
+            "what_it_takes": lambda: markdown(readable_sweeps(sweep_table(self._studies["paper"]))),
             "speed": partial(self._measured, "engines.json", "nets"),
             "norb_speed": partial(self._measured, "engines_norb.json", "nets"),
             "readout_speed": partial(self._measured, "readout.json", "codes"),

@@ -11,7 +11,8 @@ import pandas as pd
 
 from ksae_lib.io import write_text
 from replication.provenance import provenance
-from replication.report.tables import FEWEST_SEEDS, markdown
+from replication.report.tables import markdown
+from replication.report.verdicts import FEWEST_SEEDS
 from replication.runs import EncoderRun, StoredRun, to_json
 from replication.study import Study
 

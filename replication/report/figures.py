@@ -18,7 +18,7 @@ from ksae_lib import metrics
 from ksae_lib.io import atomic_path
 from ksae_lib.model import KSparseAutoencoder
 from replication.methods.autoencoders import kl_penalty
-from replication.report.tables import epoch_table, error_table, net_title, reported, sweep_table
+from replication.report.tables import error_table, net_title, reported, sweep_table
 from replication.runs import EncoderRun, StoredRun
 from replication.study import Study
 
@@ -152,21 +152,58 @@ def one_digit(model: KSparseAutoencoder, x: np.ndarray, shape: tuple[int, ...], 
 
 
 def error_against_k(study: Study) -> Figure:
-    """Test error of Table 1's k-sparse rows against k, with 95% intervals, and the paper's points."""
-    table = error_table(study, 1)
-    table["k"] = table["key"].str.extract(r"^k(\d+)(?:_fixed)?$").astype(float)
-    table = table[table["n_seeds"] > 0].dropna(subset="k").sort_values("k")
+    """Test error against k with 95% intervals, of the experiment on the gap or else of Table 1; the paper's points."""
+    table = sweep_table(study)
+    if len(table):
+        table = table[table["is_base"] | (table["factor"] == "schedule")].drop_duplicates(["k", "is_base"])
+        table = table.assign(error_mean=table["test_error_mean"], half=table["test_error_half"], fixed=table["is_base"])
+    else:
+        table = error_table(study, 1)
+        table["k"] = table["key"].str.extract(r"^k(\d+)(?:_fixed)?$").astype(float)
+        table = table.assign(
+            fixed=table["key"].str.endswith("_fixed"), half=(table["error_ci_high"] - table["error_ci_low"]) / 2
+        )
+        table = table[table["n_seeds"] > 0]
+    table = table.dropna(subset="k").sort_values("k")
     figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    fixed = table["key"].str.endswith("_fixed")
-    for label, found in (("fixed k", table[fixed]), ("k falls during training", table[~fixed])):
-        half = (found["error_ci_high"] - found["error_ci_low"]) / 2
-        axis.errorbar(found["k"], found["error_mean"], half, fmt="o-", capsize=3, label=label)
-    each = table.drop_duplicates("k")
-    axis.plot(each["k"], each["paper_error"], "s:", color="0.4", label="the paper, 5000 epochs")
+    for label, found in (("constant k", table[table["fixed"]]), ("k falls during training", table[~table["fixed"]])):
+        axis.errorbar(found["k"], found["error_mean"], found["half"], fmt="o-", capsize=3, label=label)
+    paper = {k: float(reported()[1, f"k{k}"]["error_percent"]) for k in (10, 25, 40)}
+    axis.plot(list(paper), list(paper.values()), "s:", color="0.4", label="the paper")
     axis.set(xlabel="k", ylabel="test error (%)", ylim=(0, None), xscale="log")
-    axis.set_xticks(each["k"], labels=each["k"].map("{:g}".format), minor=False)
+    ticks = sorted(table["k"].unique())
+    axis.set_xticks(ticks, labels=[f"{k:g}" for k in ticks], minor=False)
     axis.minorticks_off()
     axis.legend()
+    sns.despine(figure)
+    return figure
+
+
+def what_it_takes(study: Study) -> Figure:
+    """Test error when one factor is changed, a panel for each k of the paper; lines are the base and the paper.
+
+    Bars are 95% intervals of the difference from the base, paired over the seeds.
+    """
+    table = sweep_table(study)
+    table = table[table["k"].isin((10, 25, 40)) & ~table["is_base"]]
+    ks = sorted(table["k"].unique())
+    names = list(dict.fromkeys(zip(table["factor"], table["value"], strict=True)))
+    figure, axes = plt.subplots(
+        1, len(ks), figsize=(2 + 3 * len(ks), 0.26 * len(names) + 1.4), layout="constrained", sharey=True, squeeze=False
+    )
+    for axis, k in zip(axes[0], ks, strict=True):
+        part = table[table["k"] == k]
+        base = (part["test_error_mean"] - part["test_effect"]).median()
+        places = [names.index(name) for name in zip(part["factor"], part["value"], strict=True)]
+        axis.errorbar(base + part["test_effect"], places, xerr=part["test_ci_half"], fmt="o", color="0.25", capsize=2)
+        for value, style, label in (
+            (base, "-", "base"), (float(reported()[1, f"k{k}"]["error_percent"]), ":", "the paper"),
+        ):  # fmt: skip
+            axis.axvline(value, color="C0" if style == "-" else "C3", linestyle=style, label=f"{label}: {value:.2f}")
+        axis.set(title=f"k = {k}", xlabel="test error (%)", ylim=(len(names) - 0.5, -0.5))
+        axis.set_yticks(range(len(names)), labels=[f"{factor}: {value}" for factor, value in names])
+        axis.grid(axis="y", color="0.92")
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), frameon=False)
     sns.despine(figure)
     return figure
 
@@ -285,63 +322,11 @@ def alpha_curves(rows: list[tuple[str, list[StoredRun]]]) -> Figure:
     return _with_legend_outside(figure, axes[2])
 
 
-def epoch_curve(study: Study) -> Figure:
-    """Test error against length of training; every point is a readout of its own with the schedule of its length."""
-    figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    table = epoch_table(study)
-    table = table.assign(start="biases: " + table["bias_init"])
-    sns.lineplot(table, x="epochs", y="test_error", hue="start", marker="o", ax=axis)
-    axis.axhline(reported()[1, "k25"]["error_percent"], color="0.5", linestyle=":", label="the paper, 5000 epochs")
-    axis.set(ylabel="test error (%)", title="k = 25, one seed", ylim=(0, None), xscale="log")
-    axis.legend()
-    sns.despine(figure)
-    return figure
-
-
-def sweep_figure(table: pd.DataFrame) -> Figure:
-    """Validation error against each setting, one changed at a time.
-
-    Bars are 95% intervals of the difference from the base, which is red, paired over the seeds.
-
-    Args:
-        table: from ``sweep_table``; settings without their base value or another are left out.
-    """
-    parts = [part.reset_index(drop=True) for _, part in _compared(table).groupby("factor", sort=False)]
-    columns = min(4, len(parts))
-    rows = -(-len(parts) // columns)
-    size = (2 + 3 * columns, 3 * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", sharey=True, squeeze=False)
-    for axis, part in zip(axes.flat, parts, strict=False):
-        axis.errorbar(part.index, part["val_error_mean"], part["effect_ci_half"], fmt="o", color="0.3", capsize=3)
-        base = part[part["is_base"]]
-        axis.plot(base.index, base["val_error_mean"], "o", color=sns.color_palette("tab10")[3], zorder=3)
-        axis.axhline(float(base["val_error_mean"].iloc[0]), color="0.7", linestyle=":", zorder=0)
-        name = part["factor"].iloc[0]
-        axis.set(title=name, xticks=part.index, xticklabels=part["value"], xlim=(-0.5, len(part) - 0.5))
-        if part["value"].str.len().max() > 8:
-            axis.tick_params("x", rotation=30)
-            plt.setp(axis.get_xticklabels(), ha="right")
-    for axis in axes.flat[len(parts) :]:
-        axis.axis("off")
-    for axis in axes[:, 0]:
-        axis.set_ylabel("validation error (%)")
-    sns.despine(figure)
-    return figure
-
-
-def _compared(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table.groupby("factor")["is_base"].transform(lambda base: base.any() and not base.all())]
-
-
 def drawn(study: Study) -> dict[str, Callable[[], Figure]]:
     """The figures that need no weights, by name, and what draws each; the others are written by their notebooks."""
-    table = sweep_table(study)
-    parts = list(table.groupby("experiment")) if len(table) else []
-    figures: dict[str, Callable[[], Figure]] = {
-        f"error_against_{name}": partial(sweep_figure, part) for name, part in parts if len(_compared(part))
-    }
-    if study.curve():
-        figures["error_against_epochs"] = partial(epoch_curve, study)
-    if any(one.committed for one in study.rows(1) if one.row.key == "k25_fixed"):
+    figures: dict[str, Callable[[], Figure]] = {}
+    if len(sweep_table(study)):
+        figures["what_it_takes"] = partial(what_it_takes, study)
+    if figures or any(one.committed for one in study.rows(1) if one.row.key == "k25_fixed"):
         figures["error_against_k"] = partial(error_against_k, study)
     return figures

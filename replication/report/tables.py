@@ -3,32 +3,23 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from ksae_lib.training import TrainConfig
 from replication.experiments.base import Row
-from replication.judge.finetune import FinetuneConfig
-from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, Run, StoredRun, stack
+from replication.report.verdicts import INTERVAL_NOTE as INTERVAL_NOTE
+from replication.report.verdicts import MARGINS, Spread, half_width, interval, length_of, verdict
+from replication.runs import StoredRun
 from replication.study import Shown, Study, project_root
 
 COLUMNS = [
     *("table", "dataset", "method", "variant", "paper_error"),
     *("error_mean", "error_ci_low", "error_ci_high", "n_seeds", "val_error_mean"),
-    *("selected", "run_ids", "verdict", "source", "key"),
+    *("selected", "run_ids", "verdict", "source", "key", "length_effect", "length_ci_half"),
 ]
-FEWEST_SEEDS = 3
-INTERVAL_NOTE = (
-    "Errors in percent on the test set. Intervals are 95%: the spread over seeds (Student t) and the binomial "
-    "sampling error of the test set, added in quadrature. Verdict on the paper's figure: validated if it lies in "
-    "the interval, contradicted if not; inconclusive with fewer than 3 seeds or fewer epochs than the paper's (5000, "
-    "and 200 of fine-tuning); not tested without a figure or on part of the data."
-)
 
 
 @lru_cache(maxsize=1)
@@ -43,44 +34,6 @@ def paper_error(row: Row) -> float | None:
     """The paper's figure for a row in percent; None where it has none, and for a stand-in of its data."""
     known = reported().get((row.table, row.paper or ""))
     return None if known is None or row.data.is_stand_in else float(known["error_percent"])
-
-
-def interval(errors: Sequence[float], test_images: int) -> tuple[float, float]:
-    """95% interval of the mean test error in percent, see ``INTERVAL_NOTE``.
-
-    Args:
-        errors: test errors in percent, one a seed.
-        test_images: size of the test set.
-    """
-    mean, n = float(np.mean(errors)), len(errors)
-    seeds = float(stats.t.ppf(0.975, n - 1) * np.std(errors, ddof=1) / math.sqrt(n)) if n > 1 else 0.0
-    sampling = float(stats.norm.ppf(0.975)) * math.sqrt(mean * (100 - mean) / test_images)
-    half = math.hypot(seeds, sampling)
-    return max(0.0, mean - half), min(100.0, mean + half)
-
-
-def verdict(paper: float | None, low: float, high: float, runs: Sequence[Run]) -> str:
-    """Verdict on the paper's figure, by the rule in ``INTERVAL_NOTE``.
-
-    Args:
-        paper: its figure, or None.
-        low, high: our interval.
-        runs: what the interval is from.
-    """
-    if paper is None or not runs or not runs[0].data.is_whole or runs[0].data.is_stand_in:
-        return "not tested"
-    few = len(runs) < FEWEST_SEEDS and runs[0].seed is not None
-    if few or shorter_than_the_paper(runs[0]):
-        return "inconclusive"
-    return "validated" if low <= paper <= high else "contradicted"
-
-
-def shorter_than_the_paper(run: Run) -> bool:
-    """Whether anything in the run was trained for fewer epochs than in the paper."""
-    if isinstance(run, FinetuneRun) and run.finetune.epochs < FinetuneConfig.epochs:
-        return True
-    encoders = stack(run if isinstance(run, EncoderRun) else run.encoder)
-    return any(0 < one.method.epochs < TrainConfig.epochs for one in encoders)
 
 
 def shown_rows(study: Study, table: int, data: str | None = None) -> list[Shown]:
@@ -103,27 +56,32 @@ def error_table(study: Study, table: int, data: str | None = None) -> pd.DataFra
         ``COLUMNS``; where the reader has runs of their own, also ``own_error_mean`` and ``own_n_seeds``.
     """
     shown = shown_rows(study, table, data)
-    records: list[dict[str, Any]] = [
-        {
-            "dataset": row.data.title, "method": row.method, "variant": row.variant, "paper_error": paper_error(row),
-            **_summary(committed, paper_error(row)), "source": "stand-in" if row.data.is_stand_in else "replicated",
-            "key": row.key, "own_error_mean": _summary(own, None)["error_mean"], "own_n_seeds": len(own),
-        }
-        for row, committed, own in shown
-    ]  # fmt: skip
+    errors = [[run.metrics["test_error"] for run in committed] for _, committed, _ in shown]
+    spread, records = Spread.pooled(errors, MARGINS[table]), list[dict[str, Any]]()
+    for row, committed, own in shown:
+        length, paper = length_of(study.evidence, committed), paper_error(row)
+        records.append(
+            {
+                "dataset": row.data.title, "method": row.method, "variant": row.variant, "paper_error": paper,
+                **_summary(committed), "verdict": verdict(paper, committed, spread, MARGINS[table], length),
+                "source": "stand-in" if row.data.is_stand_in else "replicated", "key": row.key,
+                "length_effect": round(length.effect, 3), "length_ci_half": round(length.half, 3),
+                "own_error_mean": _summary(own)["error_mean"], "own_n_seeds": len(own),
+            }
+        )  # fmt: skip
     of_table = [one for one in study.experiments if any(row.table == table for row in one.rows)]
     for key in dict.fromkeys(key for one in of_table for key in one.quoted):
         said = reported()[table, key]
         quoted = {name: said[name] for name in ("dataset", "method", "variant", "key")}
         quoted |= {"paper_error": float(said["error_percent"]), "source": "quoted", "own_n_seeds": 0}
-        records.append(quoted | _summary([], None))
+        records.append(quoted | _summary([]) | {"verdict": "not tested"})
     own_columns = ["own_error_mean", "own_n_seeds"] if any(one.own for one in shown) else []
     return pd.DataFrame(records).assign(table=table).reindex(columns=[*COLUMNS, *own_columns])
 
 
-def _summary(stored: list[StoredRun], paper: float | None) -> dict[str, Any]:
+def _summary(stored: list[StoredRun]) -> dict[str, Any]:
     if not stored:
-        return {"error_mean": math.nan, "n_seeds": 0, "selected": "{}", "run_ids": "", "verdict": "not tested"}
+        return {"error_mean": math.nan, "n_seeds": 0, "selected": "{}", "run_ids": ""}
     errors = [run.metrics["test_error"] for run in stored]
     low, high = (round(end, 3) for end in interval(errors, stored[0].metrics["test_images"]))
     return {
@@ -133,7 +91,6 @@ def _summary(stored: list[StoredRun], paper: float | None) -> dict[str, Any]:
         "n_seeds": len(stored),
         "val_error_mean": round(float(np.mean([run.metrics["validation_error"] for run in stored])), 3),
         **_chosen_by(stored),
-        "verdict": verdict(paper, low, high, [run.run for run in stored]),
     }
 
 
@@ -179,27 +136,6 @@ def net_title(run: Any, live_units: int) -> str:
     return f"k = {net.k}: {net.bias_init} start, {falls}, seed {net.seed}, {live_units} of {net.units} units live"
 
 
-def epoch_table(study: Study) -> pd.DataFrame:
-    """Error against length of training, a row a run; live units of all training images, FVU of validation images."""
-    records = []
-    for readout in study.curve():
-        assert isinstance(readout.run, ReadoutRun) and readout.run.encoder is not None
-        net: Any = readout.run.encoder.method
-        if (encoder := study.find(readout.run.encoder)) is None:
-            continue
-        records.append(
-            {
-                "k": net.k, "bias_init": net.bias_init, "epochs": net.epochs,
-                "test_error": round(readout.metrics["test_error"], 2),
-                "val_error": round(readout.metrics["validation_error"], 2),
-                "selected": json.dumps(readout.metrics["selected"], sort_keys=True),
-                "live_units": encoder.metrics["live_units"], "fvu": round(encoder.metrics["validation"]["fvu"], 4),
-                "training_minutes": round(encoder.metrics["wall_seconds"] / 60, 1), "run_id": readout.run.run_id,
-            }
-        )  # fmt: skip
-    return pd.DataFrame(records)
-
-
 def search_table(study: Study) -> pd.DataFrame:
     """Every trial of the search for each method's settings, best first; validation errors alone, in percent.
 
@@ -230,45 +166,58 @@ def _is_at_edge(name: str, settings: dict[str, Any], tried: list[dict[str, Any]]
     return len(values) > 1 and value in (min(values), max(values))
 
 
-def sweep_table(study: Study) -> pd.DataFrame:
-    """Validation error in percent when one setting is changed at a time.
+_MEASURES = {
+    "fvu": lambda net: net["validation"]["fvu"], "live_units": lambda net: net["live_units"],
+    "noise_tiles": lambda net: net["noise_tiles"], "area": lambda net: net["effective_area_median"],
+    "skew": lambda net: net["weight_skew"],
+}  # fmt: skip
 
-    ``effect`` is the mean difference from the base over the ``n_seeds`` that both have, with its 95% interval
-    (Student t); ``val_error_mean`` is the base's mean over all its seeds plus the effect.
+
+def sweep_table(study: Study) -> pd.DataFrame:
+    """Errors in percent when one factor is changed at one k, and what its encoders are like, means over ``n_seeds``.
+
+    ``val_effect`` and ``test_effect`` are mean differences from the base over the seeds that both have; ``…_half`` is
+    half of a 95% interval (Student t). ``noise_tiles`` are those among the first 120 filters. ``oracle`` is the best
+    test error that a choice of α, l2, epoch of SGD and seed on test data would have found.
     """
-    points = [
-        (name, sweep, value, stored, {run.metrics["seed"]: run.metrics["validation_error"] for run in stored})
-        for name, sweep, value, stored in study.sweeps()
-    ]
-    bases = {(name, sweep.factor): errors for name, sweep, value, _, errors in points if value == sweep.base}
     records = []
-    for name, sweep, value, stored, errors in points:
-        base = bases.get((name, sweep.factor), {})
-        differences = np.array([error - base[seed] for seed, error in errors.items() if seed in base])
-        n = len(differences)
-        if n == 0:
-            continue
-        half = float(stats.t.ppf(0.975, n - 1) * differences.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
-        records.append(
-            {
-                "experiment": name, "factor": sweep.factor, "value": _words(value), "is_base": value == sweep.base,
-                "val_error_mean": round(float(np.mean(list(base.values())) + differences.mean()), 3),
-                "effect": round(float(differences.mean()), 3), "effect_ci_half": round(half, 3), "n_seeds": n,
-                "fvu_mean": round(float(np.mean([_chosen_fvu(run) for run in stored])), 4), **_chosen_by(stored),
-            }
-        )  # fmt: skip
+    for sweep, points in study.sweeps():
+        base = {run.run.seed: run.metrics for run in points[0][1]}
+        for value, stored in points:
+            pairs = [(run.metrics, base[run.run.seed]) for run in stored if run.run.seed in base]
+            if not pairs:
+                continue
+            record = {"factor": sweep.factor, "k": sweep.k, "value": value, "is_base": stored is points[0][1]}
+            for name, short in (("validation_error", "val"), ("test_error", "test")):
+                errors, changes = (
+                    [run.metrics[name] for run in stored],
+                    [own[name] - other[name] for own, other in pairs],
+                )
+                means = {"error_mean": np.mean(errors), "error_half": half_width(errors)}
+                means |= {"effect": np.mean(changes), "ci_half": half_width(changes)}
+                record |= {f"{short}_{measure}": round(float(found), 3) for measure, found in means.items()}
+            found = [study.find(encoder) for run in stored if (encoder := getattr(run.run, "encoder", None))]
+            nets = [net.metrics for net in found if net is not None]
+            measures = {name: [of(net) for net in nets] for name, of in _MEASURES.items()}
+            record |= {name: round(float(np.mean(values)), 4) for name, values in measures.items() if values}
+            oracle = min(run.history["test_error"].min() for run in stored)
+            records.append({**record, "n_seeds": len(stored), "oracle": oracle, **_chosen_by(stored)})
     return pd.DataFrame(records)
 
 
-def _chosen_fvu(run: StoredRun) -> float:
-    trials, alpha = run.history, run.metrics["selected"].get("alpha")
-    return float(trials.loc[trials["alpha"].isna() if alpha is None else trials["alpha"] == alpha, "fvu"].iloc[0])
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_words(v)}" for name, v in value.items()) or "as chosen"
-    return " or ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
+def readable_sweeps(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of ``sweep_table`` a reader wants, formatted; the base of each k once."""
+    shown = table.drop_duplicates(["k", "value"] if table.empty else ["k", "run_ids"])
+    shown = shown.assign(factor=shown["factor"].where(~shown["is_base"], "base")).sort_values("k", kind="stable")
+    errors = {}
+    for name, short in (("Validation", "val"), ("Test", "test")):
+        effect = shown[f"{short}_effect"].map("{:+.2f}".format) + " ± " + shown[f"{short}_ci_half"].map("{:.2f}".format)
+        errors[name] = shown[f"{short}_error_mean"].map("{:.2f}".format)
+        errors[f"{name}: effect"] = effect.where(shown["factor"] != "base", "–")
+    said = {"Live units": "live_units", "Noise of 120": "noise_tiles"}
+    measures = {title: shown[name].map("{:.0f}".format) for title, name in said.items()}
+    columns = {"k": shown["k"], "Factor": shown["factor"], "Value": shown["value"], **errors, **measures}
+    return pd.DataFrame({**columns, "Skew": shown["skew"].map("{:+.1f}".format), "Seeds": shown["n_seeds"]})
 
 
 def markdown(table: pd.DataFrame) -> str:

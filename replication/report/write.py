@@ -17,8 +17,7 @@ from replication.study import Study
 def report_texts(study: Study) -> dict[Path, str]:
     """Every file of text of the profile and its content, from the stored runs."""
     written = [
-        ("error_against_epochs", tables.epoch_table(study), "run_id", ""),
-        ("error_against_settings", tables.sweep_table(study), "run_ids", ""),
+        ("what_it_takes", tables.sweep_table(study), "run_ids", ""),
         ("search", tables.search_table(study), "run_id", ""),
     ]
     texts: dict[Path, str] = {}

@@ -6,6 +6,7 @@ import pytest
 
 from replication.experiments import experiments
 from replication.experiments.base import PlanError, Row, combinations
+from replication.experiments.gap import BASE
 from replication.experiments.profiles import PROFILES, settings
 from replication.methods.k_sparse import KSparse
 from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, Run, from_json, requires, to_json
@@ -88,28 +89,36 @@ def test_the_rows_have_the_settings_that_the_search_found_best() -> None:
             assert {name: getattr(config, name) for name in chosen} == chosen, search.row.key
 
 
-def test_the_designed_row_has_the_settings_that_came_out_best_over_all_seeds() -> None:
-    errors = {}
-    for experiment, sweep, value, runs in Study("search").sweeps():
-        if experiment in ("settings", "combinations") and len(runs) >= 3:
-            mean = sum(run.metrics["validation_error"] for run in runs) / len(runs)
-            errors[mean] = value if isinstance(value, dict) else {sweep.factor: value}
-    run, again = rows("paper")[1, "mnist", "k25_designed"].at(0), rows("paper")[1, "mnist", "k25_refitted"].at(0)
-    assert isinstance(run, ReadoutRun) and run.encoder is not None and isinstance(again, ReadoutRun)
-    base = next(e for e in experiments("search") if e.name == "combinations").sweeps[0].points[0][1](0)
-    assert base.encoder is not None
-    assert run.encoder.method == replace(base.encoder.method, **errors[min(errors)])
-    assert (again.encoder, again.readout) == (run.encoder, replace(run.readout, refit=True))
+def test_the_experiment_on_the_gap_changes_one_factor_at_a_time() -> None:
+    (gap,) = [e for e in experiments("paper") if e.name == "gap"]
+    sweeps = {(sweep.factor, sweep.k): dict(sweep.points) for sweep in gap.sweeps}
+    assert len(sweeps) == len(gap.sweeps) - 1, "the schedule starts from two values at k = 25"
+    assert {k for factor, k in sweeps if factor == "k"} == {10, 25, 40, 70, 100}
+    for (_, k), points in sweeps.items():
+        base, *others = [at(3) for at in points.values()]
+        assert base.run_id == rows("paper")[1, "mnist", f"k{k}_fixed"].at(3).run_id
+        assert len({base.run_id, *(run.run_id for run in others)}) == 1 + len(others)
+        for run in others:
+            assert run.seed == 3 and run.data == base.data and run.encoder is not None
 
+    def net(factor: str, k: int, value: str) -> KSparse:
+        encoder = sweeps[factor, k][value](0).encoder
+        assert encoder is not None and isinstance(encoder.method, KSparse)
+        return encoder.method
 
-def test_sweeps_change_settings_of_the_readout_as_well() -> None:
-    (one,) = [e for e in experiments("search", 2) if e.name == "settings"]
-    (alphas,) = [s for s in one.sweeps if s.factor == "alphas"]
-    assert alphas.base == (2.0, 3.0)
-    assert [value for value, _ in alphas.points] == [(1.0,), (2.0,), (3.0,), (4.0,), (2.0, 3.0)]
-    for value, at in alphas.points:
-        assert [at(seed).readout.alphas for seed in range(2)] == [value, value]
-        assert at(1).encoder == alphas.points[0][1](1).encoder
+    base = net("k", 25, BASE)
+    assert net("loss", 25, "no ½") == replace(base, learning_rate=0.01)
+    assert net("epochs", 25, "120") == replace(base, epochs=120)
+    assert net("preset", 25, "as printed") == rows("paper")[1, "mnist", "k25_printed"].at(0).encoder.method  # type: ignore[union-attr]
+    authors = net("preset", 25, "authors' code")
+    assert (authors.activation, authors.bias_init, authors.batch_size) == ("relu", "gaussian", 128)
+    assert (authors.shuffle, authors.k_start, authors.learning_rate) == (False, None, 0.005)
+    encoder, readout = (sweeps["60,000 images", 25][name](0) for name in ("encoder", "readout"))
+    assert encoder.encoder is not None and encoder.encoder.data.train_size == 60_000
+    assert encoder.data.train_size == 50_000, "the readout is chosen on images that it was not fitted to"
+    assert isinstance(readout, ReadoutRun) and readout.readout.refit
+    sgd = sweeps["readout", 25]["SGD"](0)
+    assert isinstance(sgd, FinetuneRun) and sgd.finetune.frozen and sgd.finetune.epochs == 200
 
 
 def test_a_second_layer_is_trained_on_codes_of_the_first() -> None:

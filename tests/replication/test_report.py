@@ -13,20 +13,27 @@ from matplotlib import pyplot as plt
 from ksae_lib.model import KSparseAutoencoder
 from replication.data.base import DataConfig
 from replication.experiments.base import Row
+from replication.experiments.gap import BASE
 from replication.methods.k_sparse import KSparse
-from replication.report.figures import example_panel, filter_mosaic, one_digit, save_figure, sweep_figure
+from replication.report.figures import (
+    error_against_k,
+    example_panel,
+    filter_mosaic,
+    one_digit,
+    save_figure,
+    what_it_takes,
+)
 from replication.report.tables import (
     COLUMNS,
     error_table,
-    interval,
     paper_error,
     readable,
     search_table,
     sweep_table,
-    verdict,
 )
+from replication.report.verdicts import Length, Spread, interval, length_of, twice, verdict
 from replication.report.write import report_texts
-from replication.runs import EncoderRun, ReadoutRun, RunStore
+from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, RunStore, StoredRun, Supervised
 from replication.study import Study
 
 TRIALS = pd.DataFrame({"alpha": [1.0], "l2": [0.1]})
@@ -70,47 +77,83 @@ def test_interval_adds_seed_spread_and_sampling_in_quadrature() -> None:
     )
 
 
-def readouts(seeds: int, epochs: int = 5000, **data: int) -> list[ReadoutRun]:
-    part = DataConfig(**data)
-    return [
-        ReadoutRun(data=part, encoder=EncoderRun(data=part, method=KSparse(epochs=epochs, seed=seed)))
-        for seed in range(seeds)
-    ]
+def runs(errors: list[float], seeded: bool = True, **data: int) -> list[StoredRun]:
+    part, made = DataConfig(**data), list[StoredRun]()
+    for seed, error in enumerate(errors):
+        encoder = EncoderRun(data=part, method=KSparse(seed=seed)) if seeded else None
+        made.append(StoredRun(ReadoutRun(data=part, encoder=encoder), {"test_error": error}, pd.DataFrame()))
+    return made
+
+
+ENOUGH, UNKNOWN = Length(0.01, 0.05, 5), Length(math.nan, math.nan, 0)
 
 
 @pytest.mark.parametrize(
-    ("paper", "low", "high", "runs", "said"),
+    ("paper", "stored", "length", "said"),
     [
-        (1.35, 1.2, 1.5, readouts(3), "validated"),
-        (1.35, 1.4, 1.5, readouts(3), "contradicted"),
-        (1.35, 1.2, 1.3, readouts(5), "contradicted"),
-        (1.35, 1.2, 1.5, readouts(2), "inconclusive"),
-        (1.35, 1.4, 1.5, readouts(3, epochs=40), "inconclusive"),
-        (1.35, 1.2, 1.5, readouts(3, train_size=2000), "not tested"),
-        (7.2, 7.0, 7.4, [ReadoutRun()], "validated"),
-        (7.2, 7.3, 7.4, [ReadoutRun()], "contradicted"),
-        (None, 1.2, 1.5, readouts(5), "not tested"),
-        (1.35, math.nan, math.nan, [], "not tested"),
+        (1.35, runs([1.3, 1.4, 1.5]), ENOUGH, "reproduced"),
+        (1.35, runs([1.6, 1.7, 1.8]), ENOUGH, "not reproduced: ours is higher"),
+        (1.35, runs([1.0, 1.1, 0.9]), ENOUGH, "not reproduced: ours is lower"),
+        (1.35, runs([1.3, 1.4]), ENOUGH, "unresolved: seeds"),
+        (1.35, runs([1.6, 1.7, 1.8]), UNKNOWN, "unresolved: length"),
+        (1.35, runs([1.3, 1.4, 1.5]), Length(-0.08, 0.03, 5), "unresolved: length"),
+        (1.35, runs([1.0, 1.4, 1.8]), ENOUGH, "unresolved: spread"),
+        (1.35, runs([1.3, 1.4, 1.5], train_size=2000), ENOUGH, "not tested"),
+        (7.2, runs([7.4], seeded=False), Length(math.nan, math.nan, 0, False), "reproduced"),
+        (7.2, runs([7.5], seeded=False), Length(math.nan, math.nan, 0, False), "not reproduced: ours is higher"),
+        (None, runs([1.3, 1.4, 1.5]), ENOUGH, "not tested"),
+        (1.35, [], ENOUGH, "not tested"),
     ],
 )
-def test_verdict_follows_the_rule(
-    paper: float | None, low: float, high: float, runs: list[ReadoutRun], said: str
-) -> None:
-    assert verdict(paper, low, high, runs) == said
+def test_verdict_follows_the_rule(paper: float | None, stored: list[StoredRun], length: Length, said: str) -> None:
+    assert verdict(paper, stored, Spread(0.08, 20, 0.25), 0.25, length) == said
+
+
+def test_the_prediction_interval_is_for_one_further_run_by_the_pooled_spread() -> None:
+    calm, wild = [1.3, 1.4, 1.5], [1.0, 2.0, 3.0]
+    spread = Spread.pooled([calm, [2.0, 2.2], wild, [7.4]], 0.25)
+    assert (spread.s, spread.degrees) == (pytest.approx(math.sqrt((2 * 0.01 + 0.02) / 3)), 3)
+    assert spread.prediction(calm) == pytest.approx(3.182446 * spread.s * math.sqrt(4 / 3))
+    assert spread.prediction(wild) == pytest.approx(4.302653 * math.sqrt(4 / 3)), "a wild row has its own"
+    draws = np.random.default_rng(0).normal(1.5, 0.1, (400, 6))
+    inside = [abs(new - np.mean(row)) <= Spread.pooled([row], 0.25).prediction(row) for *row, new in draws.tolist()]
+    assert 0.92 <= np.mean(inside) <= 0.98
+
+
+def test_a_row_is_long_enough_if_twice_the_epochs_change_little(tmp_path: Path) -> None:
+    study = evidence("quick", tmp_path)
+    store_errors(study, study.store, {"k25": [1.4, 1.5, 1.6], "pixels": [7.5]})
+    shown = {one.row.key: one.committed for one in study.rows(1)}
+    assert not length_of(study.store, shown["k25"]).is_enough
+    assert length_of(study.store, shown["pixels"]).is_enough, "there is nothing to train"
+    for last, wanted in ((1.62, True), (1.9, False)):
+        for seed, error in enumerate((1.41, 1.49, last)):
+            longer = twice(shown["k25"][seed].run)  # type: ignore[arg-type]
+            assert isinstance(longer, ReadoutRun) and longer.encoder is not None
+            assert longer.encoder.method.epochs == 80
+            said = {"test_error": error, "validation_error": error + 0.1, "test_images": 10_000, "selected": {}}
+            study.store.save(longer, said | {"test_mistakes": []}, TRIALS)
+        length = length_of(study.store, shown["k25"])
+        assert (length.n_seeds, length.is_enough) == (3, wanted)
+    assert length.effect == pytest.approx(0.1)
+    tuned = twice(FinetuneRun(encoder=EncoderRun(method=KSparse(epochs=40))))
+    assert isinstance(tuned, FinetuneRun) and tuned.encoder is not None
+    assert (tuned.finetune.epochs, tuned.encoder.method.epochs) == (400, 40)
 
 
 def test_table_1_keeps_its_contract_and_counts_the_stored_seeds(tmp_path: Path) -> None:
     study = evidence("quick", tmp_path)
     store_errors(study, study.store, {"k25_printed": [1.8, 1.9, 1.7], "k25": [1.4], "pixels": [7.5]})
-    table = error_table(study, 1).set_index("key")
-    assert [*table.columns, "key"] == COLUMNS
+    table = error_table(study, 1)
+    assert table.columns.tolist() == COLUMNS
+    table = table.set_index("key")
     three, one, none, pixels = (table.loc[key] for key in ("k25_printed", "k25", "k10", "pixels"))
     assert (three["error_mean"], three["n_seeds"], three["paper_error"]) == (1.8, 3, 1.35)
     assert (three["val_error_mean"], json.loads(three["selected"])["alpha"]) == (1.9, 3)
     assert len(three["run_ids"].split()) == 3
-    assert (one["n_seeds"], one["verdict"]) == (1, "inconclusive")
+    assert (one["n_seeds"], one["verdict"]) == (1, "unresolved: seeds")
     assert (none["n_seeds"], none["verdict"], none["paper_error"]) == (0, "not tested", 2.1)
-    assert (pixels["paper_error"], pixels["verdict"]) == (7.2, "validated")
+    assert (pixels["paper_error"], pixels["verdict"]) == (7.2, "not reproduced: ours is higher")
     assert set(table["source"]) == {"replicated"}
     assert readable(table)["Ours"].tolist().count("–") == len(table) - 3
     assert "Yours" not in readable(table)
@@ -181,7 +224,7 @@ def test_a_stand_in_has_no_figure_of_the_paper_and_quoted_rows_have_no_run(tmp_p
         assert len(table) == 9, "rows of one of the two, NORB's as soon as there are some, and two quoted"
         assert (shallow["dataset"], shallow["source"], shallow["error_mean"]) == (title, source, 8.0)
         assert shallow["paper_error"] == 7.8 if data == "norb" else math.isnan(shallow["paper_error"])
-        assert shallow["verdict"] == ("inconclusive" if data == "norb" else "not tested")
+        assert shallow["verdict"] == ("unresolved: seeds" if data == "norb" else "not tested")
         said = quoted[["dataset", "source", "paper_error", "n_seeds"]].tolist()
         assert said == ["NORB", "quoted", 7.2, 0]
         sources = readable(table)["Source"]
@@ -231,40 +274,33 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_sweep_table_pairs_every_value_with_the_base_over_the_seeds(tmp_path: Path) -> None:
-    study = evidence("search", tmp_path)
+    study = evidence("paper", tmp_path)
     assert len(sweep_table(study)) == 0
-    (k,) = [sweep for one in study.experiments for sweep in one.sweeps if sweep.factor == "k"]
-    trials = pd.DataFrame({"alpha": [2.0, 3.0], "fvu": [0.1, 0.2]})
+    (sweep,) = [one for one in study.experiment("gap").sweeps if (one.factor, one.k) == ("biases", 25)]
 
-    def save(run: ReadoutRun, error: float, seed: int) -> None:
-        said = {"validation_error": error, "seed": seed, "selected": {"alpha": 3.0, "l2": 1e-4}}
-        study.store.save(run, said, trials)
+    def save(run: Supervised, error: float) -> None:
+        said = {"validation_error": error, "test_error": error + 1, "selected": {"alpha": 3.0, "l2": 1e-4}}
+        study.store.save(run, said, pd.DataFrame({"test_error": [error + 1, error + 0.5]}))
 
-    for value, at in k.points:
+    for value, at in sweep.points:
         for seed in range(2):
             # Seeds differ by 5 in all runs; away from the base, seed 0 loses 1 and seed 1 loses 2.
-            save(at(seed), 2.0 + 5 * seed + (0 if value == 25 else 1 + seed), seed)
+            save(at(seed), 2.0 + 5 * seed + (0 if value == BASE else 1 + seed))
     table = sweep_table(study)
-    part = table[table["factor"] == "k"]
-    assert part["value"].tolist() == [str(value) for value, _ in k.points]
-    assert part.loc[part["is_base"], "value"].tolist() == ["25"]
-    others = part[~part["is_base"]]
-    assert (part["val_error_mean"] == 4.5 + 1.5 * ~part["is_base"]).all()
-    assert (others["effect"] == 1.5).all()
-    assert others["effect_ci_half"].tolist() == pytest.approx([12.706 * 0.5] * len(others), abs=1e-3)
-    assert set(part["fvu_mean"]) == {0.2}
-    # Another seed of the base alone moves the level all values are drawn at, and not one of the effects.
-    save(dict(k.points)[25](2), 0.0, 2)
+    table = table[(table["factor"] == "biases") & (table["k"] == 25)]
+    assert table["value"].tolist() == [BASE, "zeros", "Gaussian"]
+    assert table["is_base"].tolist() == [True, False, False]
+    assert table["val_error_mean"].tolist() == [4.5, 6.0, 6.0] and table["test_error_mean"].tolist() == [5.5, 7.0, 7.0]
+    assert table["val_effect"].tolist() == table["test_effect"].tolist() == [0.0, 1.5, 1.5]
+    assert table["val_ci_half"].tolist() == pytest.approx([0] + [12.706 * 0.5] * 2, abs=1e-3)
+    assert table["oracle"].tolist() == [2.5, 3.5, 3.5]
+    # Another seed of the base alone moves its mean, and not one of the effects.
+    save(dict(sweep.points)[BASE](2), 0.0)
     later = sweep_table(study)
-    part = later[later["factor"] == "k"]
-    others = part[~part["is_base"]]
-    assert (others["effect"] == 1.5).all() and set(others["n_seeds"]) == {2}
-    assert (others["val_error_mean"] == 4.5).all()
-    alone = part[part["is_base"]].assign(factor="epochs")
-    figure = sweep_figure(pd.concat([part, alone]))
-    assert len(figure.axes) == 1, "a setting that nothing was compared with is left out"
-    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == part["value"].tolist()
-    plt.close(figure)
+    later = later[(later["factor"] == "biases") & (later["k"] == 25)]
+    assert later["val_effect"].tolist() == [0.0, 1.5, 1.5] and later["n_seeds"].tolist() == [3, 2, 2]
+    for draw in (what_it_takes, error_against_k):
+        plt.close(draw(study))
 
 
 def test_a_winner_at_the_edge_of_what_was_tried_is_marked(tmp_path: Path) -> None:
