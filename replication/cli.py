@@ -28,7 +28,7 @@ def add_verbs(commands: Any) -> None:
     made.add_argument("--stale", action=argparse.BooleanOptionalAction, help=stale)
     run = _verb(
         commands, "run", _run, "Carry out runs, alike ones at once on a GPU, or list them.",
-        "ksae run --list", "ksae run --profile paper train-k25-zeros-e5000-s0-6f165dd083",
+        "ksae run --list", "ksae run --profile paper readout-k25-centered-e60-s0-ddb8b56c5d",
     )  # fmt: skip
     run.add_argument("run_id", nargs="*", help="as --list shows it")
     run.add_argument("--list", action="store_true", help="list the profile's runs")
