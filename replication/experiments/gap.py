@@ -46,6 +46,7 @@ FACTORS: tuple[tuple[str, tuple[int, ...], dict[str, dict[str, Any]]], ...] = (
         {name: {"transform": name} for name in ("relu", "standardized")} | {"all positive": {"dense_relu": True}},
     ),
     ("readout", (25, 40), {"SGD": {"sgd_epochs": 200}}),
+    ("split", (25, 40), {f"seed {n}": {"split_seed": n} for n in (1, 2)}),
     (
         "preset", (10, 25, 40),
         {
@@ -71,10 +72,12 @@ def _at(s: Settings, k: int, changes: dict[str, Any]) -> Callable[[int], Supervi
     def at(seed: int) -> Supervised:
         encoder = s.encoder(replace(cast("KSparse", fixed_k(s, k)), **net), seed)
         encoder = replace(encoder, data=replace(s.data, **data))
+        # Another split is one for all; more images for training are for the encoder alone.
+        labelled = replace(s.data, split_seed=encoder.data.split_seed)
         if "sgd_epochs" in changes:
             tuned = FinetuneConfig(frozen=True, epochs=changes["sgd_epochs"], seed=seed)
-            return FinetuneRun(data=s.data, encoder=encoder, finetune=tuned)
-        return ReadoutRun(data=s.data, encoder=encoder, readout=ReadoutConfig(**{**s.readout, **readout}))
+            return FinetuneRun(data=labelled, encoder=encoder, finetune=tuned)
+        return ReadoutRun(data=labelled, encoder=encoder, readout=ReadoutConfig(**{**s.readout, **readout}))
 
     return at
 

@@ -94,12 +94,13 @@ def test_the_experiment_on_the_gap_changes_one_factor_at_a_time() -> None:
     sweeps = {(sweep.factor, sweep.k): dict(sweep.points) for sweep in gap.sweeps}
     assert len(sweeps) == len(gap.sweeps) - 1, "the schedule starts from two values at k = 25"
     assert {k for factor, k in sweeps if factor == "k"} == {10, 25, 40, 70, 100}
-    for (_, k), points in sweeps.items():
+    for (factor, k), points in sweeps.items():
         base, *others = [at(3) for at in points.values()]
         assert base.run_id == rows("paper")[1, "mnist", f"k{k}_fixed"].at(3).run_id
         assert len({base.run_id, *(run.run_id for run in others)}) == 1 + len(others)
         for run in others:
-            assert run.seed == 3 and run.data == base.data and run.encoder is not None
+            assert run.seed == 3 and run.encoder is not None
+            assert (run.data == base.data) == (factor != "split")
 
     def net(factor: str, k: int, value: str) -> KSparse:
         encoder = sweeps[factor, k][value](0).encoder
@@ -117,6 +118,8 @@ def test_the_experiment_on_the_gap_changes_one_factor_at_a_time() -> None:
     assert encoder.encoder is not None and encoder.encoder.data.train_size == 60_000
     assert encoder.data.train_size == 50_000, "the readout is chosen on images that it was not fitted to"
     assert isinstance(readout, ReadoutRun) and readout.readout.refit
+    split = sweeps["split", 25]["seed 2"](0)
+    assert split.encoder is not None and split.data == split.encoder.data and split.data.split_seed == 2
     sgd = sweeps["readout", 25]["SGD"](0)
     assert isinstance(sgd, FinetuneRun) and sgd.finetune.frozen and sgd.finetune.epochs == 200
 
