@@ -1,4 +1,4 @@
-"""The study's verbs of the command ``ksae``: ``reproduce | run | notebook | data | report``."""
+"""The study's verbs of the command ``ksae``: ``reproduce | run | notebook | data | report | check``."""
 
 import argparse
 import os
@@ -47,6 +47,13 @@ def add_verbs(commands: Any) -> None:
     )  # fmt: skip
     made.add_argument("--check", action="store_true", help="write nothing; fail if something committed is out of date")
     made.add_argument("--verbose", action="store_true", help="name the runs of other code")
+
+    made = _verb(
+        commands, "check", _check, "Compute a committed number again and compare.",
+        "ksae check 'table1 k25_fixed'", "ksae check --epochs 2 train-k25-centered-e60-s0-bd4e896c48",
+    )  # fmt: skip
+    made.add_argument("what", help="a table and the key of a row, or a run as 'ksae run --list' shows it")
+    made.add_argument("--epochs", type=_at_least_one, default=2, help="of an encoder, trained again (default: 2)")
 
     data = commands.add_parser("data", help="Look after the data.").add_subparsers(required=True, metavar="ACTION")
     check = data.add_parser("verify", help="check that MNIST's files are the published ones")
@@ -168,6 +175,16 @@ def _data(options: argparse.Namespace) -> None:
     else:
         norb.fetch(root / "NORB", [*([options.base_url] if options.base_url else []), *norb.BASES])
     print(f"small NORB is in {os.path.relpath(root / 'NORB')}.")
+
+
+def _check(options: argparse.Namespace) -> None:
+    from replication.report.check import check_row, check_run
+
+    study = _study(options)
+    table, _, key = options.what.partition(" ")
+    is_row = key and table[:-1] == "table" and table[-1].isdigit()
+    for said in check_row(study, int(table[-1]), key) if is_row else check_run(study, options.what, options.epochs):
+        print(said)
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -40,6 +40,8 @@ _LATER |= {"shuffle": True, "transform": "raw", "max_norm": None}
 _SAID = {"train": {"engine": "cpu", "support_dtype": "float32"}, "finetune": {"engine": "auto"}}
 """What every config says that no longer decides anything: ids stay valid."""
 _FILES = ("config.json", "metrics.json", "history.csv")
+MANIFEST = "runs.sha256"
+"""File beside the evidence that has the digest of each of these."""
 _WEIGHTS = "weights.safetensors"
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
 
@@ -229,6 +231,13 @@ class RunStore:
     def names(self) -> list[str]:
         """Ids of the runs that have a folder, in order."""
         return sorted(p.name for p in self.root.iterdir() if p.name[0] != ".") if self.root.is_dir() else []
+
+    def manifest(self) -> str:
+        """Digest of every file of every whole run but the weights, as ``sha256sum`` writes it beside the store."""
+        folders = [[self.root / name / file for file in _FILES] for name in self.names()]
+        paths = [path for files in folders if all(file.exists() for file in files) for path in files]
+        digests = ((hashlib.sha256(path.read_bytes()).hexdigest(), path) for path in paths)
+        return "".join(f"{digest}  {path.relative_to(self.root.parent).as_posix()}\n" for digest, path in digests)
 
     def seeds(self) -> list[int]:
         """Seeds that occur among the runs."""

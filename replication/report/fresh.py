@@ -9,7 +9,7 @@ from replication.experiments.base import Experiment
 from replication.report.blocks import filled
 from replication.report.figures import drawn
 from replication.report.write import report_texts
-from replication.runs import RunStore, StoreError
+from replication.runs import MANIFEST, RunStore, StoreError
 from replication.study import Study, project_root
 
 _OF_A_RUN = {"config.json", "metrics.json", "history.csv", "weights.safetensors"}
@@ -34,6 +34,13 @@ def stale(study: Study) -> list[str]:
         for path, text in filled(root).items()
         if path.read_text(encoding="utf-8") != text
     ]
+    manifest = study.folder / MANIFEST
+    listed = manifest.read_text(encoding="utf-8").splitlines() if manifest.exists() else []
+    altered = {line.split("  ")[1] for line in {*listed} ^ {*study.evidence.manifest().splitlines()}}
+    remedy = f"restore it, or, if it is meant, run '{rewrite}'"
+    found += [
+        f"{study.folder.relative_to(root) / name} is not what {MANIFEST} says: {remedy}." for name in sorted(altered)
+    ]
     stored = set(study.evidence.names())
     for one in study.experiments:
         executed = study.notebooks / f"{one.executed}.ipynb"
@@ -41,7 +48,9 @@ def stale(study: Study) -> list[str]:
         if (due or executed.exists()) and (reason := _notebook_fault(one, study.profile, executed)):
             command = f"ksae notebook {one.name} --profile {study.profile} --update-evidence"
             found.append(f"{executed.relative_to(root)} {reason}: run '{command}'.")
-    found += [f"{path.relative_to(root)} is written by nothing: delete it." for path in _orphans(study, set(texts))]
+    found += [
+        f"{path.relative_to(root)} is written by nothing: delete it." for path in _orphans(study, {*texts, manifest})
+    ]
     return found
 
 

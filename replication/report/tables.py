@@ -207,7 +207,9 @@ def sweep_table(study: Study) -> pd.DataFrame:
 
 def readable_sweeps(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of ``sweep_table`` a reader wants, formatted; the base of each k once."""
-    shown = table.drop_duplicates(["k", "value"] if table.empty else ["k", "run_ids"])
+    if table.empty:
+        return table
+    shown = table.drop_duplicates(["k", "run_ids"])
     shown = shown.assign(factor=shown["factor"].where(~shown["is_base"], "base")).sort_values("k", kind="stable")
     errors = {}
     for name, short in (("Validation", "val"), ("Test", "test")):

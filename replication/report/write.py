@@ -11,6 +11,7 @@ from replication.report.blocks import update_blocks
 from replication.report.claims import claims
 from replication.report.figures import drawn, save_figure
 from replication.report.paired import BEST_K, COMPARISON_NOTE, paired_table
+from replication.runs import MANIFEST
 from replication.study import Study
 
 
@@ -52,6 +53,9 @@ def write_report(study: Study) -> list[Path]:
     for path, text in texts.items():
         write_text(path, text)
     files = [*texts, *(update_blocks(study.evidence_root.parent) if study.updates_evidence else [])]
+    if study.updates_evidence:
+        files.append(study.folder / MANIFEST)
+        write_text(files[-1], study.evidence.manifest())
     for name, draw in drawn(study).items():
         figure = draw()
         files += save_figure(figure, study.figures, name)

@@ -32,10 +32,11 @@ def test_tables_are_stale_until_written_and_after_a_new_run(study: Study) -> Non
     put(study, 1, "k25_printed", 1.8)
     assert any("table1.csv" in line for line in stale(study))
     files = write_report(study)
-    assert {path.suffix for path in files} == {".csv", ".md", ".tex", ".json"}
+    assert {path.suffix for path in files} == {".csv", ".md", ".tex", ".json", ".sha256"}
     assert stale(study) == []
     put(study, 1, "k10", 2.5)
     assert sum("table1" in line for line in stale(study)) == 3
+    assert sum("runs.sha256" in line for line in stale(study)) == 3, "each file of the new run"
 
 
 def test_what_nothing_writes_is_named_and_work_in_progress_is_not(study: Study) -> None:

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from replication.data.base import DataConfig
+from replication.execute import carry_out
+from replication.judge.readout import ReadoutConfig
+from replication.methods.k_sparse import KSparse
+from replication.report.check import CheckError, check_row, check_run
+from replication.report.fresh import stale
+from replication.report.write import write_report
+from replication.runs import MANIFEST, EncoderRun, ReadoutRun, StoreError
+from replication.study import Study
+
+DATA = DataConfig(train_size=300, validation_size=100, test_size=100)
+ENCODER = EncoderRun(
+    data=DATA, method=KSparse(units=40, k=5, k_start=20, epochs=6, batch_size=50, learning_rate=0.003, momentum_end=0.5)
+)
+READOUT = ReadoutRun(data=DATA, encoder=ENCODER, readout=ReadoutConfig(alphas=(1, 2), l2=(0.01, 0.001)))
+TRIALS = pd.DataFrame({"alpha": [1.0], "l2": [0.1], "validation_error": [2.0], "test_error": [0.02]})
+
+
+@pytest.fixture(scope="module")
+def carried_out(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Evidence with an encoder and its readout."""
+    folder = tmp_path_factory.mktemp("checked") / "results"
+    study = Study("quick", results=folder, evidence=folder)
+    threads = torch.get_num_threads()
+    carry_out([ENCODER, READOUT], study, device="cpu")
+    assert torch.get_num_threads() == threads
+    return study
+
+
+def change(study: Study, run: Any, file: str, old: str, new: str) -> None:
+    path = study.store.folder(run) / file
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def test_the_first_epochs_are_trained_again_as_they_were_stored(carried_out: Study) -> None:
+    for epochs, said in ((2, "2 of 6 epochs"), (9, "6 of 6 epochs")):
+        (line,) = check_run(carried_out, ENCODER.run_id, epochs)
+        assert line.startswith(said)
+    path = carried_out.store.folder(ENCODER) / "history.csv"
+    kept, table = path.read_text(encoding="utf-8"), pd.read_csv(path)
+    try:
+        for name, change_by in (("loss", 1.01), ("k", 1.2), ("live_units", 0.8)):
+            table.assign(**{name: table[name] * change_by}).to_csv(path, index=False)
+            with pytest.raises(CheckError, match=f"{name.replace('_', ' ')} of epoch 0 is"):
+                list(check_run(carried_out, ENCODER.run_id, 1))
+    finally:
+        path.write_text(kept, encoding="utf-8")
+
+
+def test_a_readout_is_counted_and_fitted_again(carried_out: Study) -> None:
+    said = list(check_run(carried_out, READOUT.run_id, 2))
+    assert [line.split(":")[0] for line in said] == [
+        "test error of its mistakes",
+        "lowest validation error of its trials",
+        "test error fitted again from the stored weights",
+    ]
+    wrong = carried_out.evidence.read(READOUT.run_id).metrics["test_error"]
+    change(carried_out, READOUT, "metrics.json", f'"test_error": {wrong}', f'"test_error": {wrong + 1}')
+    with pytest.raises(CheckError, match="test error of its mistakes is"):
+        list(check_run(carried_out, READOUT.run_id, 2))
+    change(carried_out, READOUT, "metrics.json", f'"test_error": {wrong + 1}', f'"test_error": {wrong}')
+
+
+def test_what_cannot_be_checked_is_said_in_one_sentence(carried_out: Study) -> None:
+    with pytest.raises(StoreError, match="is missing"):
+        list(check_run(carried_out, "train-k25-zeros-e9-s0-0123456789", 1))
+    with pytest.raises(Exception, match="has no row 'k26' with runs"):
+        list(check_row(carried_out, 1, "k26"))
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """Evidence with three seeds of a row, and its tables."""
+    study = Study("quick", results=tmp_path / "results", evidence=tmp_path / "results")
+    (row,) = [one.row for one in study.rows(1) if one.row.key == "k25_fixed"]
+    for seed in range(3):
+        said = {"validation_error": 2.0, "test_images": 10_000, "selected": {"alpha": 1.0, "l2": 0.1}}
+        mistakes = list(range(150 + seed))
+        metrics = {**said, "test_error": len(mistakes) / 100, "test_mistakes": mistakes, "seed": seed}
+        study.store.save(row.at(seed), metrics, TRIALS)
+    write_report(study)
+    return study
+
+
+def test_a_row_is_computed_again_from_mistakes_and_names_its_files(study: Study) -> None:
+    said = list(check_row(study, 1, "k25_fixed"))
+    assert "error_mean: 1.51, as committed" in said and "verdict: unresolved: length" in said
+    files = [line for line in said if line.endswith("metrics.json")]
+    assert len(files) == 3 and all((study.evidence_root / line).exists() for line in files)
+    path = study.tables / "table1.csv"
+    for old, new in ((",1.51,", ",1.53,"), ("unresolved: length", "reproduced")):
+        kept = path.read_text(encoding="utf-8")
+        path.write_text(kept.replace(old, new), encoding="utf-8")
+        with pytest.raises(CheckError, match="committed is"):
+            list(check_row(study, 1, "k25_fixed"))
+        path.write_text(kept, encoding="utf-8")
+
+
+def test_a_changed_digit_of_any_run_is_found(study: Study) -> None:
+    assert stale(study) == []
+    (run, *_) = (study.evidence.read(name) for name in study.evidence.names())
+    change(study, run.run, "metrics.json", '"validation_error": 2.0', '"validation_error": 2.0000001')
+    found = [line for line in stale(study) if MANIFEST in line]
+    assert len(found) == 1 and f"runs/{run.run.run_id}/metrics.json is not what runs.sha256 says" in found[0]
+    change(study, run.run, "metrics.json", "2.0000001", "2.0")
+    assert stale(study) == []
+    (study.folder / MANIFEST).unlink()
+    assert len([line for line in stale(study) if MANIFEST in line]) == 9
+
+
+def test_the_command_checks_runs_and_rows(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    from ksae_lib.cli import main
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("KSAE_EVIDENCE", str(study.evidence_root))
+        assert main(["check", "table1 k25_fixed"]) == 0
+        assert "verdict: unresolved: length" in capsys.readouterr().out
+        assert main(["check", "table1 k26"]) == 1
+        assert main(["check", "no-such-run"]) == 1
+    assert json.loads((study.folder / "claims.json").read_text(encoding="utf-8"))
