@@ -196,14 +196,13 @@ def what_it_takes(study: Study) -> Figure:
         base = (part["test_error_mean"] - part["test_effect"]).median()
         places = [names.index(name) for name in zip(part["factor"], part["value"], strict=True)]
         axis.errorbar(base + part["test_effect"], places, xerr=part["test_ci_half"], fmt="o", color="0.25", capsize=2)
-        for value, style, label in (
-            (base, "-", "base"), (float(reported()[1, f"k{k}"]["error_percent"]), ":", "the paper"),
-        ):  # fmt: skip
-            axis.axvline(value, color="C0" if style == "-" else "C3", linestyle=style, label=f"{label}: {value:.2f}")
-        axis.set(title=f"k = {k}", xlabel="test error (%)", ylim=(len(names) - 0.5, -0.5))
+        paper = float(reported()[1, f"k{k}"]["error_percent"])
+        axis.axvline(base, color="C0")
+        axis.axvline(paper, color="C3", linestyle=":")
+        title = f"k = {k}\nbase {base:.2f} (blue), paper {paper:.2f} (dotted)"
+        axis.set(title=title, xlabel="test error (%)", ylim=(len(names) - 0.5, -0.5))
         axis.set_yticks(range(len(names)), labels=[f"{factor}: {value}" for factor, value in names])
         axis.grid(axis="y", color="0.92")
-        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), frameon=False)
     sns.despine(figure)
     return figure
 

@@ -215,7 +215,7 @@ def readable_sweeps(table: pd.DataFrame) -> pd.DataFrame:
     for name, short in (("Validation", "val"), ("Test", "test")):
         effect = shown[f"{short}_effect"].map("{:+.2f}".format) + " ± " + shown[f"{short}_ci_half"].map("{:.2f}".format)
         errors[name] = shown[f"{short}_error_mean"].map("{:.2f}".format)
-        errors[f"{name}: effect"] = effect.where(shown["factor"] != "base", "–")
+        errors[f"{name}: effect"] = effect.str.replace(" ± nan", "").where(shown["factor"] != "base", "–")
     said = {"Live units": "live_units", "Noise of 120": "noise_tiles"}
     measures = {title: shown[name].map("{:.0f}".format) for title, name in said.items()}
     columns = {"k": shown["k"], "Factor": shown["factor"], "Value": shown["value"], **errors, **measures}
