@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
@@ -100,6 +100,11 @@ class ReadoutRun(_Run):
     encoder: EncoderRun | None = None
     readout: ReadoutConfig = field(default_factory=ReadoutConfig)
 
+    def __post_init__(self) -> None:
+        whole = DATASETS[self.data.name].whole
+        if whole is not None and self.data.train_size > whole[0]:
+            raise ValueError(f"A readout is not fitted to validation images: train_size is at most {whole[0]}.")
+
     @property
     def _name(self) -> str:
         return self._named("pixels") if self.encoder is None else self.encoder._name
@@ -132,6 +137,16 @@ def stack(encoder: EncoderRun | None) -> tuple[EncoderRun, ...]:
 def requires(run: Run) -> tuple[EncoderRun, ...]:
     """The encoders whose weights a run needs, the lowest first."""
     return stack(run.below if isinstance(run, EncoderRun) else run.encoder)
+
+
+def twice(run: Supervised) -> Supervised | None:
+    """The run with twice the epochs: of the net that is fine-tuned, or of the encoder; None where there are none."""
+    if isinstance(run, FinetuneRun):
+        return replace(run, finetune=replace(run.finetune, epochs=2 * run.finetune.epochs))
+    if run.encoder is None or not run.encoder.method.epochs:
+        return None
+    method: Any = run.encoder.method
+    return replace(run, encoder=replace(run.encoder, method=replace(method, epochs=2 * method.epochs)))
 
 
 def to_json(run: Run | _Run) -> dict[str, Any]:

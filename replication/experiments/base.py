@@ -13,7 +13,7 @@ from replication.judge.readout import ReadoutConfig
 from replication.methods import METHODS
 from replication.methods.base import Method
 from replication.methods.k_sparse import KSparse
-from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, Run, Supervised, requires
+from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, Run, Supervised, requires, twice
 
 
 class PlanError(KsaeError):
@@ -90,6 +90,8 @@ class Experiment:
     models: dict[str, EncoderRun] = field(default_factory=dict)
     """Encoders by the name a figure gives them."""
     rows: tuple[Row, ...] = ()
+    doubled: bool = False
+    """Rows are also carried out with twice the epochs, to show that they are trained for long enough."""
     quoted: tuple[str, ...] = ()
     """Keys of the paper's rows that are quoted, not replicated."""
     searches: tuple[Search, ...] = ()
@@ -104,6 +106,7 @@ class Experiment:
         """Every run the experiment needs, encoders before what is fitted on them, without repetition."""
         wanted: list[Run] = [*self.filters, *self.models.values()]
         wanted += [run for row in self.rows for run in row.runs]
+        wanted += [run for row in self.rows if self.doubled for one in row.runs if (run := twice(one))]
         wanted += [run for search in self.searches for _, run in search.trials]
         wanted += [at(seed) for sweep in self.sweeps for _, at in sweep.points for seed in range(sweep.seeds)]
         return list({run.run_id: run for last in wanted for run in (*requires(last), last)}.values())

@@ -15,4 +15,6 @@ def table1(s: Settings) -> Experiment:
         *(row(s, f"k{k}") for k in ks),
         *(s.readout_row(f"k{k}_printed", 1, name, f"k={k}, as printed", s.k_sparse(k=k), f"k{k}") for k in ks),
     )
-    return Experiment(notebook="02_unsupervised_table", figures=("error_against_alpha",), rows=rows)
+    return Experiment(
+        notebook="02_unsupervised_table", figures=("error_against_alpha",), rows=rows, doubled=s.profile == "paper"
+    )

@@ -86,7 +86,7 @@ class Blocks:
         self._studies = {name: Study(name, results=root / "results", evidence=root / "results") for name in PROFILES}
         quick = self._studies["quick"]
         self.makers: dict[str, Callable[[], str]] = {
-            "table1": lambda: markdown(readable(error_table(quick, 1))[_SHORT]),
+            "table1": lambda: markdown(readable(error_table(quick, 1).dropna(subset="paper_error"))[_SHORT]),
             "table1_full": lambda: markdown(readable(error_table(quick, 1))) + "\n" + INTERVAL_NOTE + "\n",
             "table2": lambda: f"{table_title(quick, 2)}:\n\n{markdown(readable(error_table(quick, 2)))}",
             "table3": lambda: markdown(readable(error_table(quick, 3))),

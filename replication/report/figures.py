@@ -22,6 +22,8 @@ from replication.report.tables import error_table, net_title, reported, sweep_ta
 from replication.runs import EncoderRun, StoredRun
 from replication.study import Study
 
+_PAPER_KS = (10, 25, 40)
+
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Save as ``<folder>/<name>.png`` and ``.svg``; the same figure gives the same bytes."""
@@ -168,7 +170,7 @@ def error_against_k(study: Study) -> Figure:
     figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
     for label, found in (("constant k", table[table["fixed"]]), ("k falls during training", table[~table["fixed"]])):
         axis.errorbar(found["k"], found["error_mean"], found["half"], fmt="o-", capsize=3, label=label)
-    paper = {k: float(reported()[1, f"k{k}"]["error_percent"]) for k in (10, 25, 40)}
+    paper = {k: float(reported()[1, f"k{k}"]["error_percent"]) for k in _PAPER_KS}
     axis.plot(list(paper), list(paper.values()), "s:", color="0.4", label="the paper")
     axis.set(xlabel="k", ylabel="test error (%)", ylim=(0, None), xscale="log")
     ticks = sorted(table["k"].unique())
@@ -185,7 +187,7 @@ def what_it_takes(study: Study) -> Figure:
     Bars are 95% intervals of the difference from the base, paired over the seeds.
     """
     table = sweep_table(study)
-    table = table[table["k"].isin((10, 25, 40)) & ~table["is_base"]]
+    table = table[table["k"].isin(_PAPER_KS) & ~table["is_base"]]
     ks = sorted(table["k"].unique())
     names = list(dict.fromkeys(zip(table["factor"], table["value"], strict=True)))
     figure, axes = plt.subplots(
@@ -324,8 +326,9 @@ def alpha_curves(rows: list[tuple[str, list[StoredRun]]]) -> Figure:
 def drawn(study: Study) -> dict[str, Callable[[], Figure]]:
     """The figures that need no weights, by name, and what draws each; the others are written by their notebooks."""
     figures: dict[str, Callable[[], Figure]] = {}
-    if len(sweep_table(study)):
+    table = sweep_table(study)
+    if len(table) and len(table[table["k"].isin(_PAPER_KS) & ~table["is_base"]]):
         figures["what_it_takes"] = partial(what_it_takes, study)
-    if figures or any(one.committed for one in study.rows(1) if one.row.key == "k25_fixed"):
+    if len(table) or any(one.committed for one in study.rows(1) if one.row.key == "k25_fixed"):
         figures["error_against_k"] = partial(error_against_k, study)
     return figures

@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from replication.runs import FinetuneRun, RunStore, StoredRun, Supervised
+from replication.runs import RunStore, StoredRun, twice
 
 FEWEST_SEEDS = 3
 MARGINS = {1: 0.25, 2: 0.5, 3: 0.15, 4: 0.5}
@@ -16,13 +15,14 @@ MARGINS = {1: 0.25, 2: 0.5, 3: 0.15, 4: 0.5}
 _CONVERGED = 0.1
 INTERVAL_NOTE = (
     "Errors in percent on the test set. Intervals are 95%: the spread over seeds (Student t) and the binomial sampling "
-    "error of the test set, added in quadrature. The paper's figure is of one run. It is reproduced if it lies in the "
-    "95% prediction interval of one further run, mean ± t s √(1 + 1/n); s is pooled over the rows of the table whose "
-    "own s is within the margin. Else it is not reproduced, and ours is lower or higher. It is unresolved with fewer "
-    f"than {FEWEST_SEEDS} seeds; where the prediction interval reaches further than the margin ({MARGINS[1]} points in "
-    f"Table 1, {MARGINS[3]} in Table 3, {MARGINS[2]} on NORB); and where nothing shows that training was long enough: "
-    f"with twice the epochs, the mean of validation and test error must change by less than {_CONVERGED} points (90% "
-    "interval, same seeds). Not tested: the paper has no figure, or the data are not whole."
+    "error of the test set, added in quadrature. The paper's figure is of one run. A row is judged with at least "
+    f"{FEWEST_SEEDS} seeds, and if twice the epochs change the mean of its validation and test error by less than "
+    f"{_CONVERGED} points (90% interval, same seeds); else it is unresolved for want of seeds or length. The figure is "
+    "not reproduced if it lies outside the 95% prediction interval of one further run, mean ± t s √(1 + 1/n), and then "
+    "ours is lower or higher. Inside, it is reproduced if that interval reaches no further than the margin, "
+    f"{MARGINS[1]} points in Table 1, {MARGINS[3]} in Table 3, {MARGINS[2]} on NORB; else the spread leaves it "
+    "unresolved. s is pooled over the rows of the table that have a figure of the paper and an own s within the margin; others have "
+    "their own. A row without chance is judged by the margin alone. Not tested: no figure, or data that are not whole."
 )
 
 
@@ -30,6 +30,11 @@ def half_width(values: Sequence[float] | np.ndarray, level: float = 0.95) -> flo
     """Half of Student's interval of a mean; NaN of fewer than two values."""
     n = len(values)
     return float(stats.t.ppf((1 + level) / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+
+
+def t_test(values: Sequence[float]) -> float:
+    """Two-sided p value of a mean of 0 (Student t); NaN of fewer than two values."""
+    return float(stats.ttest_1samp(values, 0).pvalue) if len(values) > 1 else math.nan
 
 
 def interval(errors: Sequence[float], test_images: int) -> tuple[float, float]:
@@ -82,16 +87,6 @@ class Length(NamedTuple):
     def is_enough(self) -> bool:
         """Whether the row was trained for long enough."""
         return not self.matters or abs(self.effect) + self.half < _CONVERGED
-
-
-def twice(run: Supervised) -> Supervised | None:
-    """The run with twice the epochs: of the net that is fine-tuned, or of the encoder; None where there are none."""
-    if isinstance(run, FinetuneRun):
-        return replace(run, finetune=replace(run.finetune, epochs=2 * run.finetune.epochs))
-    if run.encoder is None or not run.encoder.method.epochs:
-        return None
-    method: Any = run.encoder.method
-    return replace(run, encoder=replace(run.encoder, method=replace(method, epochs=2 * method.epochs)))
 
 
 def length_of(store: RunStore, stored: Sequence[StoredRun]) -> Length:
