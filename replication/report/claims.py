@@ -161,7 +161,7 @@ def _alpha(evidence: Evidence, key: str, better: Sequence[float], worse: Sequenc
 
 
 def _schedule(evidence: Evidence, dead: float, live: float) -> list[Finding]:
-    """Whether constant k leaves units dead at the lowest k, with twice the epochs too, and the schedule next to none."""
+    """Whether constant k leaves units dead at the lowest k, trained twice as long too, and the schedule almost none."""
     points = {(sweep.factor, sweep.k, name): runs for sweep, found in evidence.study.sweeps() for name, runs in found}
     k = min((k for _, k, _ in points), default=0)
     wanted = (("schedule", BASE, -1), ("epochs", "120", -1), ("schedule", "from 100", 1))

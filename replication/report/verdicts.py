@@ -21,8 +21,9 @@ INTERVAL_NOTE = (
     "not reproduced if it lies outside the 95% prediction interval of one further run, mean ± t s √(1 + 1/n), and then "
     "ours is lower or higher. Inside, it is reproduced if that interval reaches no further than the margin, "
     f"{MARGINS[1]} points in Table 1, {MARGINS[3]} in Table 3, {MARGINS[2]} on NORB; else the spread leaves it "
-    "unresolved. s is pooled over the rows of the table that have a figure of the paper and an own s within the margin; others have "
-    "their own. A row without chance is judged by the margin alone. Not tested: no figure, or data that are not whole."
+    "unresolved. s is pooled over the rows of the table that have a figure of the paper and an own s within the "
+    "margin; others have their own. A row without chance is judged by the margin alone. Not tested: no figure, or data "
+    "that are not whole."
 )
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from replication.experiments.gap import BASE
 from replication.methods.k_sparse import KSparse
 from replication.report.claims import CHECKS, Evidence, _faster, claims, stated
 from replication.report.paired import compare, holm, paired_table
-from replication.report.verdicts import twice
 from replication.report.write import report_texts
-from replication.runs import EncoderRun, ReadoutRun, StoredRun
+from replication.runs import EncoderRun, ReadoutRun, StoredRun, twice
 from replication.study import Study, project_root
 
 IMAGES = 10_000
@@ -150,8 +150,8 @@ def test_verdicts_follow_from_the_runs(tmp_path: Path) -> None:
     for key in ("rbm", "dropout", "denoising", "both"):
         put(study, 1, key, [0.5] * 3)
     got = verdicts(study)
-    assert (got["C4"], got["C4, best α"], got["C14"]) == ("validated", "partially supported", "contradicted")
-    assert got["C2"] == "partially supported"
+    assert (got["C4"], got["C4, best α"], got["C14"]) == ("validated", "contradicted", "contradicted")
+    assert got["C2"] == "partially supported", "k = 10 is as good, and not better"
     assert got["C1"] == "contradicted", "only raw pixels, which support nothing, as claimed"
     put(study, 1, "both", [3.0] * 3)
     assert verdicts(study)["C1"] == "partially supported"
@@ -231,26 +231,27 @@ def test_rows_shown_to_be_trained_for_long_enough_give_confidence(tmp_path: Path
     assert c14["confidence"] == "high" and not any(said.startswith("nothing") for said in c14["deviations"])
 
 
-def test_the_schedule_is_judged_by_live_units_at_the_lowest_k(tmp_path: Path) -> None:
+def test_the_schedule_is_judged_by_live_units_at_the_lowest_k_and_two_lengths(tmp_path: Path) -> None:
     study = Study("paper", results=tmp_path, evidence=tmp_path)
     said = {}
-    for live in ((800, 995), (990, 995), (800, 900), (990, 900)):
-        for sweep in study.experiment("gap").sweeps:
-            if (sweep.factor, sweep.k) == ("schedule", 10):
-                for units, (_, at) in zip(live, sweep.points, strict=True):
-                    for seed in range(3):
-                        study.store.save(at(seed), stored(0.02, seed).metrics, pd.DataFrame({"test_error": [2.0]}))
-                        net = {
-                            "live_units": units + seed,
-                            "noise_tiles": 0,
-                            "effective_area_median": 0.1,
-                            "weight_skew": 1.0,
-                        }
-                        encoder = at(seed).encoder
-                        assert encoder is not None
-                        study.store.save(encoder, net | {"validation": {"fvu": 0.1}}, pd.DataFrame({"epoch": []}))
+    points = {
+        (sweep.factor, name): at
+        for sweep in study.experiment("gap").sweeps
+        if sweep.k == 10
+        for name, at in sweep.points
+    }
+    wanted = [points["schedule", BASE], points["epochs", "120"], points["schedule", "from 100"]]
+    assert verdicts(study)["C6"] == "not tested"
+    for live in ((800, 820, 995), (800, 980, 995), (800, 820, 900), (990, 990, 900), (948, 949, 995)):
+        for units, at in zip(live, wanted, strict=True):
+            for seed in range(3):
+                study.store.save(at(seed), stored(0.02, seed).metrics, pd.DataFrame({"test_error": [2.0]}))
+                net = {"live_units": units + seed, "noise_tiles": 0, "effective_area_median": 0.1, "weight_skew": 1.0}
+                encoder = at(seed).encoder
+                assert encoder is not None
+                study.store.save(encoder, net | {"validation": {"fvu": 0.1}}, pd.DataFrame({"epoch": []}))
         said[live] = verdicts(study)["C6"]
-    assert list(said.values()) == ["validated", "partially supported", "partially supported", "contradicted"]
+    assert list(said.values()) == ["validated", *["contradicted"] * 3, "partially supported"]
 
 
 def put_areas(study: Study, areas: dict[int, float], seed: int = 0) -> None:

@@ -89,7 +89,7 @@ def test_the_rows_have_the_settings_that_the_search_found_best() -> None:
             assert {name: getattr(config, name) for name in chosen} == chosen, search.row.key
 
 
-def test_the_experiment_on_the_gap_changes_one_factor_at_a_time() -> None:
+def test_the_experiment_on_the_gap_has_the_values_of_its_plan_on_the_seeds_of_the_base() -> None:
     (gap,) = [e for e in experiments("paper") if e.name == "gap"]
     sweeps = {(sweep.factor, sweep.k): dict(sweep.points) for sweep in gap.sweeps}
     assert len(sweeps) == len(gap.sweeps) - 1, "the schedule starts from two values at k = 25"
@@ -110,8 +110,11 @@ def test_the_experiment_on_the_gap_changes_one_factor_at_a_time() -> None:
     base = net("k", 25, BASE)
     assert net("loss", 25, "no ½") == replace(base, learning_rate=0.01)
     assert net("epochs", 25, "120") == replace(base, epochs=120)
-    assert net("preset", 25, "as printed") == rows("paper")[1, "mnist", "k25_printed"].at(0).encoder.method  # type: ignore[union-attr]
     authors = net("preset", 25, "authors' code")
+    printed = rows("paper")[1, "mnist", "k25_printed"].at(0).encoder
+    assert printed is not None and net("preset", 25, "as printed") == replace(printed.method, epochs=150)  # type: ignore[type-var]
+    for net_of, updates in ((net("batch, with its rate", 25, "1000, 0.02"), 50), (authors, 469)):
+        assert net_of.learning_rate * net_of.epochs * updates == pytest.approx(0.005 * 60 * 2500, rel=0.01)
     assert (authors.activation, authors.bias_init, authors.batch_size) == ("relu", "gaussian", 128)
     assert (authors.shuffle, authors.k_start, authors.learning_rate) == (False, None, 0.005)
     encoder, readout = (sweeps["60,000 images", 25][name](0) for name in ("encoder", "readout"))
@@ -120,7 +123,7 @@ def test_the_experiment_on_the_gap_changes_one_factor_at_a_time() -> None:
     assert isinstance(readout, ReadoutRun) and readout.readout.refit
     split = sweeps["split", 25]["seed 2"](0)
     assert split.encoder is not None and split.data == split.encoder.data and split.data.split_seed == 2
-    sgd = sweeps["readout", 25]["SGD"](0)
+    sgd = sweeps["readout", 25]["SGD, α = 2"](0)
     assert isinstance(sgd, FinetuneRun) and sgd.finetune.frozen and sgd.finetune.epochs == 200
 
 

@@ -16,6 +16,7 @@ from replication.experiments.base import Row
 from replication.experiments.gap import BASE
 from replication.methods.k_sparse import KSparse
 from replication.report.figures import (
+    drawn,
     error_against_k,
     example_panel,
     filter_mosaic,
@@ -28,12 +29,13 @@ from replication.report.tables import (
     error_table,
     paper_error,
     readable,
+    readable_sweeps,
     search_table,
     sweep_table,
 )
-from replication.report.verdicts import Length, Spread, interval, length_of, twice, verdict
-from replication.report.write import report_texts
-from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, RunStore, StoredRun, Supervised
+from replication.report.verdicts import Length, Spread, interval, length_of, verdict
+from replication.report.write import report_texts, write_report
+from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, RunStore, StoredRun, Supervised, twice
 from replication.study import Study
 
 TRIALS = pd.DataFrame({"alpha": [1.0], "l2": [0.1]})
@@ -301,6 +303,28 @@ def test_sweep_table_pairs_every_value_with_the_base_over_the_seeds(tmp_path: Pa
     assert later["val_effect"].tolist() == [0.0, 1.5, 1.5] and later["n_seeds"].tolist() == [3, 2, 2]
     for draw in (what_it_takes, error_against_k):
         plt.close(draw(study))
+
+
+def test_the_experiment_on_the_gap_is_shown_as_far_as_it_is_carried_out(tmp_path: Path) -> None:
+    study = evidence("paper", tmp_path)
+    assert drawn(study) == {}
+    (row,) = [one.row for one in study.rows(1) if one.row.key == "k25_fixed"]
+    for seed, error in enumerate((1.38, 1.4, 1.42)):
+        said = {"validation_error": error, "test_error": error, "test_images": 10_000, "selected": {}}
+        study.store.save(row.at(seed), said | {"test_mistakes": []}, TRIALS.assign(test_error=error))
+    assert set(drawn(study)) == {"error_against_k"}, "nothing was changed yet"
+    write_report(study)
+    table = sweep_table(study)
+    assert set(table["figure"]) == {"inside"} and readable_sweeps(table)["Live units"].tolist() == ["nan"]
+    points = dict(next(s for s in study.experiment("gap").sweeps if (s.factor, s.k) == ("60,000 images", 25)).points)
+    for seed in range(3):
+        run = points["encoder"](seed)
+        said = {"validation_error": 0.1, "test_error": 2.5, "test_images": 10_000, "selected": {}}
+        study.store.save(run, said | {"test_mistakes": []}, TRIALS.assign(test_error=2.5))
+    table = sweep_table(study).set_index("value")
+    assert math.isnan(table.loc["encoder", "val_error_mean"]), "its encoder saw the validation images"  # type: ignore[arg-type]
+    assert table.loc["encoder", "figure"] == "outside"
+    assert set(drawn(study)) == {"error_against_k", "what_it_takes"}
 
 
 def test_a_winner_at_the_edge_of_what_was_tried_is_marked(tmp_path: Path) -> None:

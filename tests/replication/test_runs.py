@@ -182,3 +182,10 @@ def test_metrics_without_an_id_are_not_a_run(tmp_path: Path) -> None:
     store.save(RUN, {"loss": 1.0}, HISTORY)
     (store.folder(RUN) / "metrics.json").write_text("{}")
     assert not store.has(RUN)
+
+
+def test_a_readout_is_not_fitted_to_the_images_that_choose_it() -> None:
+    with pytest.raises(ValueError, match="train_size is at most 50000"):
+        ReadoutRun(data=DataConfig(train_size=50_001))
+    encoder = EncoderRun(method=KSparse(), data=DataConfig(train_size=60_000))
+    assert ReadoutRun(encoder=encoder).run_id != ReadoutRun(encoder=EncoderRun(method=KSparse())).run_id
