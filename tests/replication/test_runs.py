@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
+from replication.data.base import DataConfig
 from replication.judge.finetune import FinetuneConfig
 from replication.judge.readout import ReadoutConfig
 from replication.methods.k_sparse import KSparse
