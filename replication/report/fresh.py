@@ -36,7 +36,7 @@ def stale(study: Study) -> list[str]:
     ]
     manifest = study.folder / MANIFEST
     listed = manifest.read_text(encoding="utf-8").splitlines() if manifest.exists() else []
-    altered = {line.split("  ")[1] for line in {*listed} ^ {*study.evidence.manifest().splitlines()}}
+    altered = {line.split("  ")[-1] for line in {*listed} ^ {*study.evidence.manifest().splitlines()}}
     remedy = f"restore it, or, if it is meant, run '{rewrite}'"
     found += [
         f"{study.folder.relative_to(root) / name} is not what {MANIFEST} says: {remedy}." for name in sorted(altered)

@@ -50,12 +50,10 @@ def write_report(study: Study) -> list[Path]:
         The files written.
     """
     texts = report_texts(study)
+    texts |= {study.folder / MANIFEST: study.evidence.manifest()} if study.updates_evidence else {}
     for path, text in texts.items():
         write_text(path, text)
     files = [*texts, *(update_blocks(study.evidence_root.parent) if study.updates_evidence else [])]
-    if study.updates_evidence:
-        files.append(study.folder / MANIFEST)
-        write_text(files[-1], study.evidence.manifest())
     for name, draw in drawn(study).items():
         figure = draw()
         files += save_figure(figure, study.figures, name)

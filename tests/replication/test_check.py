@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,14 @@ import pandas as pd
 import pytest
 import torch
 
+from ksae_lib.io import KsaeError
 from replication.data.base import DataConfig
 from replication.execute import carry_out
 from replication.judge.readout import ReadoutConfig
 from replication.methods.k_sparse import KSparse
 from replication.report.check import CheckError, check_row, check_run
 from replication.report.fresh import stale
+from replication.report.verdicts import twice
 from replication.report.write import write_report
 from replication.runs import MANIFEST, EncoderRun, ReadoutRun, StoreError
 from replication.study import Study
@@ -50,11 +53,21 @@ def test_the_first_epochs_are_trained_again_as_they_were_stored(carried_out: Stu
         assert line.startswith(said)
     path = carried_out.store.folder(ENCODER) / "history.csv"
     kept, table = path.read_text(encoding="utf-8"), pd.read_csv(path)
+    code = carried_out.evidence.read(ENCODER.run_id).metrics["code_digest"]
     try:
-        for name, change_by in (("loss", 1.01), ("k", 1.2), ("live_units", 0.8)):
+        for name, change_by in (("loss", 1.01), ("k", 1.2), ("live_units", 0.8), ("learning_rate", 1.001)):
             table.assign(**{name: table[name] * change_by}).to_csv(path, index=False)
-            with pytest.raises(CheckError, match=f"{name.replace('_', ' ')} of epoch 0 is"):
+            with pytest.raises(CheckError, match=rf"{name.replace('_', ' ')} of epoch 0 is .*committed is \d[\d.]*\.$"):
                 list(check_run(carried_out, ENCODER.run_id, 1))
+        table.assign(loss=table["loss"] * 1.01).to_csv(path, index=False)
+        change(carried_out, ENCODER, "metrics.json", code, "of old")
+        with pytest.raises(CheckError, match="loss of epoch 0 is .* by other code than what is here: commit"):
+            list(check_run(carried_out, ENCODER.run_id, 1))
+        change(carried_out, ENCODER, "metrics.json", "of old", code)
+        for cut, said in ((table.head(1), "row 2"), (table.drop(columns=["k", "loss"]), "k, loss")):
+            cut.to_csv(path, index=False)
+            with pytest.raises(StoreError, match=f"history.csv of {ENCODER.run_id} lacks {said}"):
+                list(check_run(carried_out, ENCODER.run_id, 2))
     finally:
         path.write_text(kept, encoding="utf-8")
 
@@ -64,20 +77,32 @@ def test_a_readout_is_counted_and_fitted_again(carried_out: Study) -> None:
     assert [line.split(":")[0] for line in said] == [
         "test error of its mistakes",
         "lowest validation error of its trials",
+        "validation error of the selected trial",
+        "test error of the selected trial",
         "test error fitted again from the stored weights",
     ]
-    wrong = carried_out.evidence.read(READOUT.run_id).metrics["test_error"]
-    change(carried_out, READOUT, "metrics.json", f'"test_error": {wrong}', f'"test_error": {wrong + 1}')
-    with pytest.raises(CheckError, match="test error of its mistakes is"):
-        list(check_run(carried_out, READOUT.run_id, 2))
-    change(carried_out, READOUT, "metrics.json", f'"test_error": {wrong + 1}', f'"test_error": {wrong}')
+    metrics, trials = carried_out.evidence.read(READOUT.run_id).metrics, "history.csv"
+    wrong, alpha, best = (metrics["test_error"], metrics["selected"]["alpha"], metrics["validation_error"])
+    for file, old, new, said in (
+        ("metrics.json", f'"test_error": {wrong}', f'"test_error": {wrong + 1}', "test error of its mistakes is"),
+        ("metrics.json", f'"alpha": {alpha}', '"alpha": 1.5', "validation error of the selected trial is nan"),
+        ("metrics.json", '"test_mistakes"', '"mistakes"', "metrics.json of readout-.* lacks test_mistakes"),
+        (trials, f",{best:g},{wrong:g},", f",{best:g},{wrong + 1:g},", "test error of the selected trial is"),
+        (trials, "validation_error", "error", "history.csv of readout-.* lacks validation_error"),
+    ):
+        change(carried_out, READOUT, file, old, new)
+        with pytest.raises((CheckError, StoreError), match=said):
+            list(check_run(carried_out, READOUT.run_id, 2))
+        change(carried_out, READOUT, file, new, old)
 
 
 def test_what_cannot_be_checked_is_said_in_one_sentence(carried_out: Study) -> None:
-    with pytest.raises(StoreError, match="is missing"):
-        list(check_run(carried_out, "train-k25-zeros-e9-s0-0123456789", 1))
-    with pytest.raises(Exception, match="has no row 'k26' with runs"):
-        list(check_row(carried_out, 1, "k26"))
+    for name in ("train-k25-zeros-e9-s0-0123456789", ".", "", "table1"):
+        with pytest.raises(StoreError, match=f"No run '{name}' is committed in profile quick"):
+            list(check_run(carried_out, name, 1))
+    for table in (1, 9):
+        with pytest.raises(KsaeError, match=f"Table {table} .* has no row 'k26' with committed runs; .*: none"):
+            list(check_row(carried_out, table, "k26"))
 
 
 @pytest.fixture
@@ -97,8 +122,8 @@ def study(tmp_path: Path) -> Study:
 def test_a_row_is_computed_again_from_mistakes_and_names_its_files(study: Study) -> None:
     said = list(check_row(study, 1, "k25_fixed"))
     assert "error_mean: 1.51, as committed" in said and "verdict: unresolved: length" in said
-    files = [line for line in said if line.endswith("metrics.json")]
-    assert len(files) == 3 and all((study.evidence_root / line).exists() for line in files)
+    files = [line for line in said if "/" in line]
+    assert len(files) == 9 and all((study.evidence_root / line).exists() for line in files)
     path = study.tables / "table1.csv"
     for old, new in ((",1.51,", ",1.53,"), ("unresolved: length", "reproduced")):
         kept = path.read_text(encoding="utf-8")
@@ -106,6 +131,22 @@ def test_a_row_is_computed_again_from_mistakes_and_names_its_files(study: Study)
         with pytest.raises(CheckError, match="committed is"):
             list(check_row(study, 1, "k25_fixed"))
         path.write_text(kept, encoding="utf-8")
+    path.write_text(kept.replace("k25_fixed", "gone"), encoding="utf-8")
+    with pytest.raises(CheckError, match="error_mean is 1.51, committed is nan"):
+        list(check_row(study, 1, "k25_fixed"))
+
+
+def test_what_a_verdict_rests_on_is_counted_and_named_as_well(study: Study) -> None:
+    rows = {one.row.key: one for one in study.rows(1)}
+    mine, other = rows["k25_fixed"].committed[0], rows["k25"].row.at(0)
+    longer: Any = twice(mine.run)
+    for run, files in ((longer, 3), (other, 1)):
+        study.store.save(run, mine.metrics | {"run_id": run.run_id}, TRIALS)
+        assert sum(f"{run.run_id}/" in line for line in check_row(study, 1, "k25_fixed")) == files
+        change(study, run, "metrics.json", '"test_error": 1.5', '"test_error": 1.6')
+        with pytest.raises(CheckError, match=f"test error of {run.run_id} is 1.5, committed is 1.6"):
+            list(check_row(study, 1, "k25_fixed"))
+        change(study, run, "metrics.json", '"test_error": 1.6', '"test_error": 1.5')
 
 
 def test_a_changed_digit_of_any_run_is_found(study: Study) -> None:
@@ -118,6 +159,11 @@ def test_a_changed_digit_of_any_run_is_found(study: Study) -> None:
     assert stale(study) == []
     (study.folder / MANIFEST).unlink()
     assert len([line for line in stale(study) if MANIFEST in line]) == 9
+    write_report(study)
+    shutil.rmtree(study.store.folder(run.run))
+    assert len([line for line in stale(study) if f"{run.run.run_id}/" in line and MANIFEST in line]) == 3
+    (study.folder / MANIFEST).write_text("<<<<<<<\n", encoding="utf-8")
+    assert any("<<<<<<<" in line for line in stale(study)), "what is no manifest is told of"
 
 
 def test_the_command_checks_runs_and_rows(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,8 +171,9 @@ def test_the_command_checks_runs_and_rows(study: Study, capsys: pytest.CaptureFi
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("KSAE_EVIDENCE", str(study.evidence_root))
-        assert main(["check", "table1 k25_fixed"]) == 0
-        assert "verdict: unresolved: length" in capsys.readouterr().out
+        for spelled in ("table1 k25_fixed", "table1 k=25_fixed"):
+            assert main(["check", spelled]) == 0
+            assert "verdict: unresolved: length" in capsys.readouterr().out
         assert main(["check", "table1 k26"]) == 1
         assert main(["check", "no-such-run"]) == 1
     assert json.loads((study.folder / "claims.json").read_text(encoding="utf-8"))
