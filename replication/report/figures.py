@@ -187,6 +187,7 @@ def what_it_takes(study: Study) -> Figure:
     Bars are 95% intervals of the difference from the base, paired over the seeds.
     """
     table = sweep_table(study)
+    bases = table[table["is_base"]].drop_duplicates("k").set_index("k")["test_error_mean"]
     table = table[table["k"].isin(_PAPER_KS) & ~table["is_base"]]
     ks = sorted(table["k"].unique())
     names = list(dict.fromkeys(zip(table["factor"], table["value"], strict=True)))
@@ -195,14 +196,14 @@ def what_it_takes(study: Study) -> Figure:
     )
     for axis, k in zip(axes[0], ks, strict=True):
         part = table[table["k"] == k]
-        base = (part["test_error_mean"] - part["test_effect"]).median()
+        base = bases[k]
         places = [names.index(name) for name in zip(part["factor"], part["value"], strict=True)]
         axis.errorbar(base + part["test_effect"], places, xerr=part["test_ci_half"], fmt="o", color="0.25", capsize=2)
         paper = float(reported()[1, f"k{k}"]["error_percent"])
         axis.axvline(base, color="C0")
         axis.axvline(paper, color="C3", linestyle=":")
-        title = f"k = {k}\nbase {base:.2f} (blue), paper {paper:.2f} (dotted)"
-        axis.set(title=title, xlabel="test error (%)", ylim=(len(names) - 0.5, -0.5))
+        axis.set_title(f"k = {k}\nbase {base:.2f} (blue), paper {paper:.2f} (dotted)", fontsize=10)
+        axis.set(xlabel="test error (%)", ylim=(len(names) - 0.5, -0.5))
         axis.set_yticks(range(len(names)), labels=[f"{factor}: {value}" for factor, value in names])
         axis.grid(axis="y", color="0.92")
     sns.despine(figure)
