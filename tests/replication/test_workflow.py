@@ -40,7 +40,7 @@ def planned(study: Study, only: str = "figure1", **changes: bool) -> list[str]:
 
 def test_selected_takes_names_and_notebooks_and_leaves_norb_to_its_own_target() -> None:
     study = Study("paper")
-    assert [one.name for one in selected(study, "epochs,02_unsupervised_table")] == ["epochs", "table1"]
+    assert [one.name for one in selected(study, "gap,02_unsupervised_table")] == ["gap", "table1"]
     assert selected(study, "") == study.experiments
     assert not [one.name for one in selected(Study("quick"), "") if "norb" in one.data]
     with pytest.raises(PlanError, match="no experiment 'table2' in profile paper"):
