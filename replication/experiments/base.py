@@ -136,9 +136,8 @@ class Settings:
     def method(self, name: str, **changes: Any) -> Method:
         """A method of ``methods.METHODS``; it takes from the profile the settings it knows."""
         kind = METHODS[name]
-        known = {f.name for f in fields(kind)}
         profile = self.train if kind is KSparse else self.baseline
-        return kind(**{**{key: value for key, value in profile.items() if key in known}, **changes})
+        return kind(**{**known_to(kind, profile), **changes})
 
     def encoder(self, method: Method, seed: int = 0, **below: Any) -> EncoderRun:
         """The run of an encoder, on the data or on codes of another ``below``."""
@@ -184,6 +183,11 @@ def experiment(name: str, *profiles: str, data: Sequence[str] = ("mnist",)) -> C
         return build
 
     return register
+
+
+def known_to(kind: type[Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a kind of config has."""
+    return {f.name: settings[f.name] for f in fields(kind) if f.name in settings}
 
 
 def combinations(**grid: Sequence[Any]) -> list[dict[str, Any]]:

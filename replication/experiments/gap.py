@@ -1,11 +1,11 @@
 """What the paper's errors need: one factor at a time around constant k. The plan is docs/what_it_takes.md."""
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, cast
 
 from replication.data.base import DataConfig
-from replication.experiments.base import Experiment, Settings, Sweep, experiment
+from replication.experiments.base import Experiment, Settings, Sweep, experiment, known_to
 from replication.experiments.chosen import fixed_alphas, fixed_k
 from replication.judge.finetune import FinetuneConfig
 from replication.judge.readout import ReadoutConfig
@@ -65,14 +65,8 @@ FACTORS: tuple[tuple[str, tuple[int, ...], dict[str, dict[str, Any]]], ...] = (
 
 def _at(s: Settings, k: int, changes: dict[str, Any]) -> Callable[[int], Supervised]:
     """The run of a seed with some settings changed, each where it belongs."""
-    net, readout, data = (
-        {
-            name: value
-            for name, value in (fixed_alphas(s, k) | changes).items()
-            if name in {f.name for f in fields(kind)}
-        }
-        for kind in (KSparse, ReadoutConfig, DataConfig)
-    )
+    changes = fixed_alphas(s, k) | changes
+    net, readout, data = (known_to(kind, changes) for kind in (KSparse, ReadoutConfig, DataConfig))
 
     def at(seed: int) -> Supervised:
         encoder = s.encoder(replace(cast("KSparse", fixed_k(s, k)), **net), seed)

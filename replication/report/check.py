@@ -12,8 +12,8 @@ from ksae_lib.io import KsaeError
 from replication.data import load_data
 from replication.judge.readout import evaluate
 from replication.report.tables import error_table, shown_rows
-from replication.report.verdicts import interval, twice
-from replication.runs import EncoderRun, ReadoutRun, StoredRun, StoreError
+from replication.report.verdicts import interval
+from replication.runs import EncoderRun, ReadoutRun, StoredRun, StoreError, twice
 from replication.study import Study
 
 _LOSS, _LIVE, _REFIT = 0.001, 0.01, 0.05

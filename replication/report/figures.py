@@ -18,7 +18,7 @@ from ksae_lib import metrics
 from ksae_lib.io import atomic_path
 from ksae_lib.model import KSparseAutoencoder
 from replication.methods.autoencoders import kl_penalty
-from replication.report.tables import error_table, net_title, reported, sweep_table
+from replication.report.tables import error_table, net_title, paper_figure, sweep_table
 from replication.runs import EncoderRun, StoredRun
 from replication.study import Study
 
@@ -170,8 +170,8 @@ def error_against_k(study: Study) -> Figure:
     figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
     for label, found in (("constant k", table[table["fixed"]]), ("k falls during training", table[~table["fixed"]])):
         axis.errorbar(found["k"], found["error_mean"], found["half"], fmt="o-", capsize=3, label=label)
-    paper = {k: float(reported()[1, f"k{k}"]["error_percent"]) for k in _PAPER_KS}
-    axis.plot(list(paper), list(paper.values()), "s:", color="0.4", label="the paper")
+    paper: list[Any] = [paper_figure(1, f"k{k}") for k in _PAPER_KS]
+    axis.plot(_PAPER_KS, paper, "s:", color="0.4", label="the paper")
     axis.set(xlabel="k", ylabel="test error (%)", ylim=(0, None), xscale="log")
     ticks = sorted(table["k"].unique())
     axis.set_xticks(ticks, labels=[f"{k:g}" for k in ticks], minor=False)
@@ -199,7 +199,7 @@ def what_it_takes(study: Study) -> Figure:
         base = bases[k]
         places = [names.index(name) for name in zip(part["factor"], part["value"], strict=True)]
         axis.errorbar(base + part["test_effect"], places, xerr=part["test_ci_half"], fmt="o", color="0.25", capsize=2)
-        paper = float(reported()[1, f"k{k}"]["error_percent"])
+        paper: Any = paper_figure(1, f"k{k}")
         axis.axvline(base, color="C0")
         axis.axvline(paper, color="C3", linestyle=":")
         axis.set_title(f"k = {k}\nbase {base:.2f} (blue), paper {paper:.2f} (dotted)", fontsize=10)
@@ -328,7 +328,7 @@ def drawn(study: Study) -> dict[str, Callable[[], Figure]]:
     """The figures that need no weights, by name, and what draws each; the others are written by their notebooks."""
     figures: dict[str, Callable[[], Figure]] = {}
     table = sweep_table(study)
-    if len(table) and len(table[table["k"].isin(_PAPER_KS) & ~table["is_base"]]):
+    if len(table) and (table["k"].isin(_PAPER_KS) & ~table["is_base"]).any():
         figures["what_it_takes"] = partial(what_it_takes, study)
     if len(table) or any(one.committed for one in study.rows(1) if one.row.key == "k25_fixed"):
         figures["error_against_k"] = partial(error_against_k, study)

@@ -12,7 +12,7 @@ import pandas as pd
 from replication.experiments.base import Row
 from replication.report.verdicts import FEWEST_SEEDS, MARGINS, Spread, half_width, interval, length_of, t_test, verdict
 from replication.report.verdicts import INTERVAL_NOTE as INTERVAL_NOTE
-from replication.runs import EncoderRun, StoredRun
+from replication.runs import StoredRun
 from replication.study import Shown, Study, project_root
 
 COLUMNS = [
@@ -32,8 +32,13 @@ def reported() -> dict[tuple[int, str], dict[str, Any]]:
 
 def paper_error(row: Row) -> float | None:
     """The paper's figure for a row in percent; None where it has none, and for a stand-in of its data."""
-    known = reported().get((row.table, row.paper or ""))
-    return None if known is None or row.data.is_stand_in else float(known["error_percent"])
+    return None if row.data.is_stand_in else paper_figure(row.table, row.paper)
+
+
+def paper_figure(table: int, key: str) -> float | None:
+    """The paper's figure in percent by table and key, None where it has none."""
+    known = reported().get((table, key))
+    return None if known is None else float(known["error_percent"])
 
 
 def shown_rows(study: Study, table: int, data: str | None = None) -> list[Shown]:
@@ -185,7 +190,7 @@ def sweep_table(study: Study) -> pd.DataFrame:
     records = []
     sweeps = study.sweeps()
     bases = {sweep.k: [run.metrics["test_error"] for run in points[0][1]] for sweep, points in sweeps}
-    spread = Spread.pooled([errors for k, errors in bases.items() if (1, f"k{k}") in reported()], MARGINS[1])
+    spread = Spread.pooled([errors for k, errors in bases.items() if paper_figure(1, f"k{k}") is not None], MARGINS[1])
     for sweep, points in sweeps:
         base = {run.run.seed: run.metrics for run in points[0][1]}
         for value, stored in points:
@@ -193,15 +198,11 @@ def sweep_table(study: Study) -> pd.DataFrame:
             if not pairs:
                 continue
             record = {"factor": sweep.factor, "k": sweep.k, "value": value, "is_base": stored is points[0][1]}
-            encoders = [run.run.encoder for run in stored if not isinstance(run.run, EncoderRun) and run.run.encoder]
-            unseen = all(
-                one.data.train_size == run.run.data.train_size for one, run in zip(encoders, stored, strict=True)
-            )
+            encoders: list[Any] = [run.run.encoder for run in stored]  # type: ignore[union-attr]
+            unseen = encoders[0].data.train_size == stored[0].run.data.train_size
             for name, short in (("validation_error", "val"), ("test_error", "test")):
-                errors, changes = (
-                    [run.metrics[name] for run in stored],
-                    [own[name] - other[name] for own, other in pairs],
-                )
+                errors = [run.metrics[name] for run in stored]
+                changes = [own[name] - other[name] for own, other in pairs]
                 means = {"error_mean": np.mean(errors), "error_half": half_width(errors)}
                 means |= {"effect": np.mean(changes), "ci_half": half_width(changes)}
                 shown = unseen or short == "test"
@@ -210,21 +211,19 @@ def sweep_table(study: Study) -> pd.DataFrame:
             record["figure"] = _against_the_figure(sweep.k, errors, spread)
             nets = [net.metrics for one in encoders if (net := study.find(one)) is not None]
             for name, of in _MEASURES.items():
-                record[name] = (
-                    round(float(np.mean([of(net) for net in nets])), 4)
-                    if nets and (unseen or name != "fvu")
-                    else math.nan
-                )
+                shown = bool(nets) and (unseen or name != "fvu")
+                record[name] = round(float(np.mean([of(net) for net in nets])), 4) if shown else math.nan
             oracle = min(run.history["test_error"].min() for run in stored)
             records.append({**record, "n_seeds": len(stored), "oracle": oracle, **_chosen_by(stored)})
     return pd.DataFrame(records)
 
 
 def _against_the_figure(k: int, errors: list[float], spread: Spread) -> str:
-    if len(errors) < FEWEST_SEEDS or (1, f"k{k}") not in reported():
+    figure = paper_figure(1, f"k{k}")
+    if len(errors) < FEWEST_SEEDS or figure is None:
         return "open"
     half = spread.prediction(errors)
-    if abs(float(reported()[1, f"k{k}"]["error_percent"]) - float(np.mean(errors))) > half:
+    if abs(figure - float(np.mean(errors))) > half:
         return "outside"
     return "inside" if half <= MARGINS[1] else "open"
 
