@@ -15,7 +15,7 @@ from ksae_lib.io import KsaeError, atomic_path, read_model
 from ksae_lib.model import Activation, BiasInit, CodeMode
 from ksae_lib.training import ENGINE_NAMES
 
-_STUDY = ("reproduce", "run", "notebook", "data", "report", "check")
+_STUDY = ("reproduce", "run", "notebook", "data", "report", "check", "search")
 _SETTINGS: dict[str, dict[str, Any]] = {
     "units": {"type": int, "help": "hidden units (default: 1000)"},
     "k": {"type": int, "help": "units kept in training (default: 25)"},

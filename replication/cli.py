@@ -1,4 +1,4 @@
-"""The study's verbs of the command ``ksae``: ``reproduce | run | notebook | data | report | check``."""
+"""The study's verbs of the command ``ksae``: ``reproduce | run | notebook | data | report | check | search``."""
 
 import argparse
 import os
@@ -54,6 +54,14 @@ def add_verbs(commands: Any) -> None:
     )  # fmt: skip
     made.add_argument("what", help="a table and the key of a row, or a run as 'ksae run --list' shows it")
     made.add_argument("--epochs", type=_at_least_one, default=2, help="of an encoder, trained again (default: 2)")
+
+    made = _verb(
+        commands, "search", _search, "Search for settings with Optuna and write down what was tried.",
+        "ksae search 'table1 denoising'",
+    )  # fmt: skip
+    made.set_defaults(profile="search")
+    made.add_argument("name", help="a table and the key of a row")
+    made.add_argument("--trials", type=_at_least_one, default=12, help="how many (default: 12)")
 
     data = commands.add_parser("data", help="Look after the data.").add_subparsers(required=True, metavar="ACTION")
     check = data.add_parser("verify", help="check that MNIST's files are the published ones")
@@ -185,6 +193,13 @@ def _check(options: argparse.Namespace) -> None:
     is_row = key and table[:-1] == "table" and table[-1].isdigit()
     for said in check_row(study, int(table[-1]), key) if is_row else check_run(study, options.what, options.epochs):
         print(said)
+
+
+def _search(options: argparse.Namespace) -> None:
+    from replication.search import run_search
+
+    follow_owner()
+    run_search(_study(options), options.name, options.trials)
 
 
 def _report(options: argparse.Namespace) -> None:

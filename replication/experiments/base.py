@@ -1,10 +1,9 @@
 """What an experiment of the study is: rows, searches and sweeps of runs, written with a profile's settings."""
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from ksae_lib.io import KsaeError
 from replication.data.base import DataConfig
@@ -52,12 +51,43 @@ class Row:
         return f"{self.method}, {self.variant}" if self.variant else self.method
 
 
+class Between(NamedTuple):
+    """Numbers from the lowest to the highest, to choose from on a logarithmic scale."""
+
+    low: float
+    high: float
+
+
+Space = dict[str, "Between | tuple[Any, ...]"]
+"""What each setting of a search may be."""
+
+
 @dataclass(frozen=True)
 class Search:
-    """The settings tried for one row's method, and the run of each; validation chooses."""
+    """The settings of one row that are searched for; validation chooses."""
 
-    row: Row
-    trials: tuple[tuple[dict[str, Any], Supervised], ...]
+    build: Callable[..., Row]
+    """The row with changed settings."""
+    space: Space
+    rungs: tuple[int, ...]
+    """Epochs of a trial's runs; only the best third of the trials goes on to the next."""
+    tried: tuple[dict[str, Any], ...] = ()
+    """Settings of each run, in their order."""
+
+    @property
+    def row(self) -> Row:
+        """The row as it was chosen."""
+        return self.build()
+
+    @property
+    def name(self) -> str:
+        """Its table and key."""
+        return f"table{self.row.table} {self.row.key}"
+
+    @property
+    def trials(self) -> list[tuple[dict[str, Any], Supervised]]:
+        """What was tried and its run of seed 0, without those that diverged."""
+        return [(settings, self.build(**settings).at(0)) for settings in self.tried if "diverged" not in settings]
 
 
 @dataclass(frozen=True)
@@ -188,8 +218,3 @@ def experiment(name: str, *profiles: str, data: Sequence[str] = ("mnist",)) -> C
 def known_to(kind: type[Any], settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that a kind of config has."""
     return {f.name: settings[f.name] for f in fields(kind) if f.name in settings}
-
-
-def combinations(**grid: Sequence[Any]) -> list[dict[str, Any]]:
-    """Every combination of the values."""
-    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]

@@ -1,7 +1,7 @@
 """What every row is: settings that validation chose on MNIST and on NORB's stand-in; ``search.py`` has the trials."""
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from replication.experiments.base import Row, Settings
 from replication.methods.base import Method
@@ -112,7 +112,8 @@ def fixed_alphas(s: Settings, k: int) -> dict[str, Any]:
     return {"alphas": (1, 2, 3, 4, 6)} if s.profile == "paper" and k == 10 else {}
 
 
-def fixed_row(s: Settings, k: int) -> Row:
+def fixed_row(s: Settings, k: int, **changes: Any) -> Row:
     """The row of Table 1 with constant k; verdicts rest on ten seeds of those that the paper has."""
-    made = s.readout_row(f"k{k}_fixed", 1, _NAME, f"k={k}, fixed k", fixed_k(s, k), f"k{k}", **fixed_alphas(s, k))
+    net = replace(cast("Any", fixed_k(s, k)), **changes)
+    made = s.readout_row(f"k{k}_fixed", 1, _NAME, f"k={k}, fixed k", net, f"k{k}", **fixed_alphas(s, k))
     return replace(made, seeds=10) if s.profile == "paper" and k in (10, 25, 40) else made

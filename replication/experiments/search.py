@@ -1,70 +1,57 @@
-"""The search for every method's settings: eight trials each, and four of each net's fine-tuning; validation chooses."""
+"""The search for the settings of MNIST's rows: what may vary. Optuna proposes (``replication.search``)."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from replication.experiments.base import Experiment, Row, Search, Settings, combinations, experiment
-from replication.experiments.chosen import net_row, row
-from replication.experiments.table4 import KEYS
+from replication.experiments.base import Between, Experiment, Search, Settings, Space, experiment
+from replication.experiments.chosen import fixed_row, net_row, row
 
-Trials = list[dict[str, Any]]
-_ENERGY: Trials = [
-    *combinations(learning_rate=(0.005, 0.02, 0.05, 0.1, 0.2), persistent=(False,), cd_steps=(1,)),
-    *combinations(learning_rate=(0.05,), persistent=(False,), cd_steps=(5,)),
-    *combinations(learning_rate=(0.0005, 0.002), persistent=(True,), cd_steps=(1,)),
-]
-_AUTOENCODER: Trials = [
-    *combinations(visible=("linear",), learning_rate=(0.0003, 0.001, 0.003, 0.01)),
-    *combinations(visible=("sigmoid",), learning_rate=(0.001, 0.003, 0.01, 0.03)),
-]
-_KL: Trials = combinations(learning_rate=(0.03, 0.1, 0.3), beta=(0.1, 0.3, 1.0))[1:]
-_K_SPARSE: Trials = [
-    *combinations(bias_init=("zeros", "centered"), activation=("linear", "relu")),
-    *combinations(bias_init=("centered",), activation=("linear",), learning_rate=(0.003, 0.02)),
-    *combinations(bias_init=("centered",), activation=("linear",), learning_rate_end=(0.001, 0.0001)),
-]
+TRIALS = Path(__file__).with_name("trials.json")
+"""What was tried: of each row the settings of its runs, in their order."""
+_BATCH = (20, 100)
+_ENERGY: Space = {"learning_rate": Between(0.003, 0.3), "cd_steps": (1, 5), "batch_size": _BATCH}
+_AUTOENCODER: Space = {
+    "learning_rate": Between(0.0003, 0.03), "visible": ("linear", "sigmoid"), "batch_size": _BATCH,
+}  # fmt: skip
+_KL: Space = {"learning_rate": Between(0.01, 1.0), "beta": Between(0.03, 3.0), "batch_size": _BATCH}
+_K_SPARSE: Space = {
+    "learning_rate": Between(0.001, 0.02), "batch_size": _BATCH, "k_start": (None, 100),
+    "bias_init": ("zeros", "centered"),
+}  # fmt: skip
+_NET: Space = {"learning_rate": Between(0.01, 3.0)}
+_K_NET: Space = {**_NET, "alpha": (1.0, 2.0, 3.0, 4.0, 6.0, 12.0)}
 
 
-def _search(s: Settings, build: Callable[..., Row], trials: dict[str, Trials]) -> tuple[Search, ...]:
-    tried = {key: [(trial, build(s, key, **trial).at(0)) for trial in of_row] for key, of_row in trials.items()}
-    return tuple(Search(build(s, key), tuple(of_row)) for key, of_row in tried.items())
+_FEATURES: dict[str, Space] = {
+    "rbm": _ENERGY, **dict.fromkeys(("dropout", "denoising", "both", "relu"), _AUTOENCODER), "kl_sparse": _KL,
+    "dbn": _ENERGY,
+}  # fmt: skip
+_NETS: dict[str, Space] = {
+    **dict.fromkeys(("none", "rbm", "dropout", "denoising", "deep_dropout", "dbn"), _NET),
+    **dict.fromkeys(("k_sparse", "deep_k_sparse", "at_once"), _K_NET),
+}
+
+
+def _searches(rungs: tuple[int, ...], rows: Mapping[Any, Space]) -> tuple[Search, ...]:
+    """Of every row, given by what builds it with changed settings."""
+    tried = json.loads(TRIALS.read_text(encoding="utf-8")) if TRIALS.exists() else {}
+    made = (Search(build, space, rungs, ()) for build, space in rows.items())
+    return tuple(replace(one, tried=tuple(tried.get(one.name, ()))) for one in made)
 
 
 @experiment("search", "search")
 def search(s: Settings) -> Experiment:
-    """Table 1's methods on 20,000 images."""
-    nets = ("dropout", "denoising", "both", "relu")
-    trials = {"rbm": _ENERGY, **dict.fromkeys(nets, _AUTOENCODER), "kl_sparse": _KL, "dbn": _ENERGY, "k25": _K_SPARSE}
-    return Experiment(notebook="06_settings_search", searches=_search(s, row, trials))
+    """Table 1's methods; encoders of 3, 9 and 27 epochs."""
+    rows = {partial(fixed_row, s, 25): _K_SPARSE, **{partial(row, s, key): space for key, space in _FEATURES.items()}}
+    return Experiment(notebook="06_settings_search", searches=_searches((3, 9, 27), rows))
 
 
 @experiment("rates", "search")
 def rates(s: Settings) -> Experiment:
-    """Table 3's first learning rate, and α of k-sparse nets; in stages, deep nets diverge at rate 1."""
-    every = combinations(learning_rate=(1.0, 0.3, 0.1, 0.03))
-    alphas = combinations(learning_rate=(1.0,), alpha=(2.0, 3.0, 6.0, 12.0))
-    trials = {
-        **dict.fromkeys(("none", "rbm", "dropout", "denoising"), every),
-        "deep_dropout": combinations(learning_rate=(0.3, 0.1, 0.03, 0.01)),
-        "k_sparse": alphas, "deep_k_sparse": combinations(learning_rate=(0.3, 0.1), alpha=(3.0, 6.0)),
-        "at_once": alphas, "dbn": every,
-    }  # fmt: skip
-    return Experiment(shown_in=("search",), searches=_search(s, net_row, trials))
-
-
-@experiment("norb_search", "search", data=("norb", "toy_norb"))
-def norb_search(s: Settings) -> Experiment:
-    """Table 2's learning rates, four a method."""
-    nets = combinations(learning_rate=(0.00001, 0.00003, 0.0001, 0.0002))
-    trials = {
-        "rbm": combinations(learning_rate=(0.0001, 0.0003, 0.001, 0.002)), "dropout": nets, "denoising": nets,
-        "k150": combinations(learning_rate=(0.00003, 0.0001, 0.0002, 0.0004)),
-    }  # fmt: skip
-    return Experiment(shown_in=("search",), searches=_search(s, row, trials))
-
-
-@experiment("norb_rates", "search", data=("norb", "toy_norb"))
-def norb_rates(s: Settings) -> Experiment:
-    """Table 4's learning rates, four a net."""
-    trials = dict.fromkeys(KEYS, combinations(learning_rate=(0.1, 0.03, 0.01, 0.003)))
-    return Experiment(shown_in=("search",), searches=_search(s, net_row, trials))
+    """Table 3's nets; fine-tuning of 10 and 30 epochs."""
+    rows = {partial(net_row, s, key): space for key, space in _NETS.items()}
+    return Experiment(shown_in=("search",), searches=_searches((10, 30), rows))

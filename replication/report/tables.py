@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from replication.experiments.base import Row
+from replication.experiments.base import Between, Row
 from replication.report.verdicts import FEWEST_SEEDS, MARGINS, Spread, half_width, interval, length_of, t_test, verdict
 from replication.report.verdicts import INTERVAL_NOTE as INTERVAL_NOTE
 from replication.runs import StoredRun
 from replication.study import Shown, Study, project_root
 
+_EDGE = 0.1
 COLUMNS = [
     *("table", "dataset", "method", "variant", "paper_error"),
     *("error_mean", "error_ci_low", "error_ci_high", "n_seeds", "val_error_mean"),
@@ -142,33 +143,32 @@ def net_title(run: Any, live_units: int) -> str:
 
 
 def search_table(study: Study) -> pd.DataFrame:
-    """Every trial of the search for each method's settings, best first; validation errors alone, in percent.
+    """Every run of the search for each row's settings, longest first, then best; validation errors in percent.
 
-    ``at_edge`` names the settings of a trial than which nothing smaller or nothing larger was tried, all else equal.
+    The first of a row is the chosen one. ``at_edge`` names its numbers that lie within a tenth of their range (on a
+    logarithmic scale) from an end.
     """
     records: list[dict[str, Any]] = []
     for search, stored in study.searches():
-        tried = [settings for settings, _ in search.trials]
-        found = [(settings, run) for settings, run in zip(tried, stored, strict=True) if run is not None]
+        found = [(settings, run) for (settings, _), run in zip(search.trials, stored, strict=True) if run is not None]
         records += [
             {
-                "data": run.run.data.title, "method": search.row.method, "variant": search.row.variant,
-                "trial": json.dumps(settings, sort_keys=True),
+                "method": search.row.method, "variant": search.row.variant, "epochs": settings["epochs"],
+                "trial": json.dumps({name: settings[name] for name in search.space}),
                 "val_error": round(run.metrics["validation_error"], 2),
-                "at_edge": ", ".join(name for name in settings if _is_at_edge(name, settings, tried)),
+                "at_edge": ", ".join(name for name, of in search.space.items() if _is_at_edge(settings[name], of)),
                 "run_id": run.run.run_id,
             }
-            for settings, run in sorted(found, key=lambda trial: round(trial[1].metrics["validation_error"], 2))
+            for settings, run in sorted(found, key=lambda one: (-one[0]["epochs"], one[1].metrics["validation_error"]))
         ]  # fmt: skip
-    return pd.DataFrame(records)
+    return pd.DataFrame(records).drop_duplicates("run_id") if records else pd.DataFrame()
 
 
-def _is_at_edge(name: str, settings: dict[str, Any], tried: list[dict[str, Any]]) -> bool:
-    value = settings[name]
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def _is_at_edge(value: Any, possible: Any) -> bool:
+    if not isinstance(possible, Between):
         return False
-    values = {trial[name] for trial in tried if name in trial and {**trial, name: value} == settings}
-    return len(values) > 1 and value in (min(values), max(values))
+    place = math.log(value / possible.low) / math.log(possible.high / possible.low)
+    return not _EDGE < place < 1 - _EDGE
 
 
 _MEASURES = {

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from matplotlib import pyplot as plt
 
 from ksae_lib.model import KSparseAutoencoder
 from replication.data.base import DataConfig
-from replication.experiments.base import Row
+from replication.experiments.base import Experiment, Row
 from replication.experiments.gap import BASE
 from replication.methods.k_sparse import KSparse
 from replication.report.figures import (
@@ -327,24 +328,19 @@ def test_the_experiment_on_the_gap_is_shown_as_far_as_it_is_carried_out(tmp_path
     assert set(drawn(study)) == {"error_against_k", "what_it_takes"}
 
 
-def test_a_winner_at_the_edge_of_what_was_tried_is_marked(tmp_path: Path) -> None:
+def test_search_table_has_the_longest_runs_first_and_marks_the_ends_of_ranges(tmp_path: Path) -> None:
     study = evidence("search", tmp_path)
-    (search,) = [search for search in study.experiment("search").searches if search.row.key == "denoising"]
-    for _, run in search.trials:
-        study.store.save(run, {"validation_error": 1.0}, TRIALS)
-    edges = {tuple(json.loads(row.trial).values()): row.at_edge for row in search_table(study).itertuples()}
-    assert {rate for (rate, visible), edge in edges.items() if edge and visible == "linear"} == {0.0003, 0.01}
-    assert {rate for (rate, visible), edge in edges.items() if edge and visible == "sigmoid"} == {0.001, 0.03}
-    assert set(edges.values()) == {"", "learning_rate"}
-
-
-def test_search_table_lists_trials_of_a_method_from_the_best(tmp_path: Path) -> None:
-    study = evidence("search", tmp_path)
-    searches = study.experiment("search").searches[:2]
-    for search in searches:
-        for error, (_, run) in zip((3.0, 1.0, 2.0), search.trials, strict=False):
-            study.store.save(run, {"validation_error": error}, TRIALS)
+    (search,) = [one for one in study.experiment("search").searches if one.row.key == "denoising"]
+    rates = {0.0003: (5, 1.0), 0.0004: (5, 3.0), 0.003: (15, 2.5), 0.028: (15, 2.0)}
+    of_rest = {"visible": "linear", "batch_size": 20}
+    tried = [{"learning_rate": rate, **of_rest, "epochs": epochs} for rate, (epochs, _) in rates.items()]
+    diverged = {"learning_rate": 0.03, **of_rest, "epochs": 5, "diverged": True}
+    search = replace(search, tried=(*tried, diverged, tried[0]))
+    for settings, run in search.trials:
+        study.store.save(run, {"validation_error": rates[settings["learning_rate"]][1]}, TRIALS)
+    study.experiments = (Experiment(searches=(search,)),)
     table = search_table(study)
-    assert table["method"].tolist() == [search.row.method for search in searches for _ in range(3)]
-    assert table["val_error"].tolist() == [1.0, 2.0, 3.0] * 2
-    assert json.loads(table["trial"].iloc[0]) == searches[0].trials[1][0]
+    assert table["val_error"].tolist() == [2.0, 2.5, 1.0, 3.0]
+    assert table["epochs"].tolist() == [15, 15, 5, 5]
+    assert table["at_edge"].tolist() == ["learning_rate", "", "learning_rate", "learning_rate"]
+    assert json.loads(table["trial"].iloc[1]) == {"learning_rate": 0.003, **of_rest}

@@ -1,0 +1,60 @@
+"""The search for settings: Optuna proposes trials and ends those that lag behind; validation errors decide."""
+
+import json
+from typing import Any
+
+from ksae_lib.io import write_text
+from ksae_lib.loop import DivergenceError
+from replication.experiments.base import Between, PlanError, Search
+from replication.experiments.search import TRIALS
+from replication.study import Study
+
+_NOTHING_LEARNT = 90.0
+"""Percent; what a trial that diverged counts as."""
+
+
+def run_search(study: Study, name: str, trials: int) -> None:
+    """Try so many settings of a row and write down what was tried: of evidence as the plan.
+
+    Stored runs are not carried out again, and the same errors lead to the same proposals: a search that was
+    interrupted, or gets more trials, goes on where it was.
+
+    Raises:
+        PlanError: there is no search of that name.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    found = {one.name: one for experiment in study.experiments for one in experiment.searches}
+    if name not in found:
+        raise PlanError(f"There is no search {name!r} in profile {study.profile}: choose one of {', '.join(found)}.")
+    one = found[name]
+    tried: list[dict[str, Any]] = []
+    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=one.rungs[0], reduction_factor=3)
+    optimizer = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0), pruner=pruner)
+    for _ in range(trials):
+        trial = optimizer.ask()
+        settings = {key: _proposed(trial, key, one) for key in one.space}
+        for epochs in one.rungs:
+            run = one.build(**settings, epochs=epochs).at(0)
+            try:
+                error = study.obtain(run).metrics["validation_error"]
+            except DivergenceError:
+                error = _NOTHING_LEARNT
+            tried.append({**settings, "epochs": epochs} | ({"diverged": True} if error == _NOTHING_LEARNT else {}))
+            print(f"{name}: {json.dumps(tried[-1])}: {error:.2f}%", flush=True)
+            trial.report(error, epochs)
+            if error == _NOTHING_LEARNT or trial.should_prune():
+                break
+        optimizer.tell(trial, error)
+    record = TRIALS if study.updates_evidence else study.folder / TRIALS.name
+    others = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    write_text(record, json.dumps({**others, name: tried}, indent=1, sort_keys=True) + "\n")
+
+
+def _proposed(trial: Any, key: str, one: Search) -> Any:
+    """A value of a setting; numbers with two digits, as a reader would choose them."""
+    values = one.space[key]
+    if isinstance(values, Between):
+        return float(f"{trial.suggest_float(key, *values, log=True):.2g}")
+    return trial.suggest_categorical(key, values)

@@ -1,0 +1,72 @@
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import replication.search
+from ksae_lib.loop import DivergenceError
+from replication.experiments.base import PlanError
+from replication.runs import Run
+from replication.search import run_search
+from replication.study import Study
+
+
+class Stored:
+    """What a run came to: its error depends on its rate and length."""
+
+    def __init__(self, run: Any) -> None:
+        self.run, method = run, run.encoder.method
+        if method.learning_rate > 0.02:
+            raise DivergenceError("diverged")
+        error = 2 + abs(math.log(method.learning_rate / 0.003)) + 10 / method.epochs
+        self.metrics = {"validation_error": error}
+
+
+class Fake(Study):
+    """A study whose runs take no time."""
+
+    def __init__(self) -> None:
+        super().__init__("search", results=Path("results"), evidence=Path("results"))
+
+    def obtain(self, run: Run) -> Any:
+        return Stored(run)
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "trials.json"
+    path.write_text('{"table1 rbm": []}')
+    monkeypatch.setattr(replication.search, "TRIALS", path)
+    return path
+
+
+def tried(path: Path, trials: int) -> list[dict[str, Any]]:
+    run_search(Fake(), "table1 denoising", trials)
+    found: list[dict[str, Any]] = json.loads(path.read_text())["table1 denoising"]
+    return found
+
+
+def test_the_best_third_of_the_trials_goes_on(written: Path) -> None:
+    runs = tried(written, 30)
+    assert json.loads(written.read_text())["table1 rbm"] == [], "other rows stay as they were"
+    lengths = [sum(run["epochs"] == epochs for run in runs) for epochs in (3, 9, 27)]
+    assert lengths[0] == 30 > 2 * lengths[1] > 2 * lengths[2] > 0
+    assert all(0.0003 <= run["learning_rate"] <= 0.03 for run in runs)
+    best = min(
+        (run for run in runs if run["epochs"] == 27), key=lambda run: abs(math.log(run["learning_rate"] / 0.003))
+    )
+    assert best["learning_rate"] == pytest.approx(0.003, rel=0.2)
+    assert any("diverged" in run for run in runs)
+    assert all(run["epochs"] == 3 for run in runs if "diverged" in run)
+
+
+def test_more_trials_go_on_where_fewer_ended(written: Path) -> None:
+    few = tried(written, 5)
+    assert tried(written, 15)[: len(few)] == few
+
+
+def test_an_unknown_row_names_those_there_are(written: Path) -> None:
+    with pytest.raises(PlanError, match="'table1 pixels'.*table1 denoising"):
+        run_search(Fake(), "table1 pixels", 1)
