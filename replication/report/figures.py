@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from ksae_lib import metrics
 from ksae_lib.io import atomic_path
@@ -167,22 +168,28 @@ def error_against_k(study: Study) -> Figure:
         )
         table = table[table["n_seeds"] > 0]
     table = table.dropna(subset="k").sort_values("k")
-    figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     for label, found in (("constant k", table[table["fixed"]]), ("k falls during training", table[~table["fixed"]])):
-        axis.errorbar(found["k"], found["error_mean"], found["half"], fmt="o-", capsize=3, label=label)
+        if len(found):
+            line = axis.errorbar(found["k"], found["error_mean"], found["half"], fmt="o-", capsize=3)
+            is_last = found["k"].max() == table["k"].max()
+            place: dict[str, Any] = {"xytext": (8, 0), "va": "center"} if is_last else {"xytext": (0, 16), "ha": "center"}
+            end = tuple(found[["k", "error_mean"]].iloc[-1])
+            axis.annotate(label, end, textcoords="offset points", color=line[0].get_color(), **place)
     paper: list[Any] = [paper_figure(1, f"k{k}") for k in _PAPER_KS]
-    axis.plot(_PAPER_KS, paper, "s:", color="0.4", label="the paper")
-    axis.set(xlabel="k", ylabel="test error (%)", ylim=(0, None), xscale="log")
+    axis.plot(_PAPER_KS, paper, "s", color="0.4")
+    axis.annotate("the paper", (_PAPER_KS[1], paper[1]), (0, -14), textcoords="offset points", ha="center", color="0.4")
+    axis.set(xlabel="k, units kept of 1000", ylabel="test error", ylim=(0, None), xscale="log")
+    axis.yaxis.set_major_formatter(PercentFormatter(decimals=1))
     ticks = sorted(table["k"].unique())
     axis.set_xticks(ticks, labels=[f"{k:g}" for k in ticks], minor=False)
     axis.minorticks_off()
-    axis.legend()
     sns.despine(figure)
     return figure
 
 
 def what_it_takes(study: Study) -> Figure:
-    """Test error when one factor is changed, a panel for each k of the paper; lines are the base and the paper.
+    """What each change of a factor does to the test error, a panel for each k of the paper, which is a dotted line.
 
     Bars are 95% intervals of the difference from the base, paired over the seeds.
     """
@@ -191,19 +198,16 @@ def what_it_takes(study: Study) -> Figure:
     table = table[table["k"].isin(_PAPER_KS) & ~table["is_base"]]
     ks = sorted(table["k"].unique())
     names = list(dict.fromkeys(zip(table["factor"], table["value"], strict=True)))
-    figure, axes = plt.subplots(
-        1, len(ks), figsize=(2 + 3 * len(ks), 0.26 * len(names) + 1.4), layout="constrained", sharey=True, squeeze=False
-    )
+    size = (2 + 3 * len(ks), 0.26 * len(names) + 1.4)
+    figure, axes = plt.subplots(1, len(ks), figsize=size, layout="constrained", sharex=True, sharey=True, squeeze=False)
     for axis, k in zip(axes[0], ks, strict=True):
-        part = table[table["k"] == k]
-        base = bases[k]
+        part, paper = table[table["k"] == k], cast("float", paper_figure(1, f"k{k}"))
         places = [names.index(name) for name in zip(part["factor"], part["value"], strict=True)]
-        axis.errorbar(base + part["test_effect"], places, xerr=part["test_ci_half"], fmt="o", color="0.25", capsize=2)
-        paper: Any = paper_figure(1, f"k{k}")
-        axis.axvline(base, color="C0")
-        axis.axvline(paper, color="C3", linestyle=":")
-        axis.set_title(f"k = {k}\nbase {base:.2f} (blue), paper {paper:.2f} (dotted)", fontsize=10)
-        axis.set(xlabel="test error (%)", ylim=(len(names) - 0.5, -0.5))
+        axis.axvline(0, color="0.7", zorder=0)
+        axis.axvline(paper - bases[k], color="C3", linestyle=":", zorder=0)
+        axis.errorbar(part["test_effect"], places, xerr=part["test_ci_half"], fmt="o", color="0.25", capsize=2)
+        axis.set_title(f"k = {k}: {bases[k]:.2f}%, the paper {paper:.2f}%", fontsize=10)
+        axis.set(xlabel="change of the test error (points)", ylim=(len(names) - 0.5, -0.5))
         axis.set_yticks(range(len(names)), labels=[f"{factor}: {value}" for factor, value in names])
         axis.grid(axis="y", color="0.92")
     sns.despine(figure)
