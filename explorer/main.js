@@ -26,7 +26,7 @@ function show() {
   const encoded = model.encode(image, kept());
   $("#k-value").textContent = k;
   $("#alpha-value").textContent = alpha;
-  $("#kept").textContent = `αk = ${alpha} × ${k}: ${kept()} of ${model.units} units ${kept() === 1 ? "is" : "are"} kept.`;
+  $("#kept").textContent = `αk = ${alpha} × ${k}: ${kept()} of ${model.units} kept.`;
 
   paint($("#input"), image);
   paint($("#reconstruction"), encoded.reconstruction);
@@ -185,7 +185,9 @@ function listen() {
   };
   $("#clear").onclick = () => {
     const first = digits.findIndex(({ label }) => label === Number($("#classes :checked").value));
-    $(`#digits [value="${first}"]`).checked = true;
+    const input = $(`#digits [value="${first}"]`);
+    input.checked = true;
+    input.focus();
     chooseDigit(first);
   };
   $("#stem").onclick = (event) => {
@@ -235,3 +237,4 @@ window.ksae = {
   encode: (name, pixels, count) => models[name].encode(Float64Array.from(pixels), count),
   ready: start(),
 };
+window.ksae.ready.catch(() => ($("#problem").hidden = false));
