@@ -5,6 +5,7 @@
 # make test        set up if needed, run every check that CI runs
 # make lab         set up if needed, open JupyterLab on the notebooks
 # make bench       measure speed again on an idle machine, write benchmarks/results/ and docs/speed.md (20 minutes)
+# make explorer    build the explorer and say where it is
 # make report      rewrite tables, figures and README numbers from the stored runs
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ PROFILE ?= quick
 PAPER := figure1,figure3,figure4,table1,table3
 STAND_IN := toy_norb_figure2,toy_norb_table2,toy_norb_table4
 
-.PHONY: setup reproduce everything norb test lab bench report lint notebooks fresh citation clean
+.PHONY: setup reproduce everything norb test lab bench explorer report lint notebooks fresh citation clean
 
 setup: $(READY)
 
@@ -42,6 +43,9 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks engines --task norb --output benchmarks/results/engines_norb.json
 	$(BIN)/python -m benchmarks scaling --output benchmarks/results/scaling.json --plot benchmarks/results/scaling.png
 	$(MAKE) report
+
+explorer: $(READY)
+	$(BIN)/python -m explorer.build
 
 report: $(READY)
 	for profile in smoke quick paper search; do $(BIN)/ksae report --update-evidence --profile $$profile || exit; done
