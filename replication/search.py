@@ -10,7 +10,7 @@ from replication.experiments.search import TRIALS
 from replication.study import Study
 
 _NOTHING_LEARNT = 90.0
-"""Percent; what a trial that diverged counts as."""
+"""Percent; what a trial that diverged or lost all its units counts as."""
 
 
 def run_search(study: Study, name: str, trials: int) -> None:
@@ -39,7 +39,8 @@ def run_search(study: Study, name: str, trials: int) -> None:
             run = one.build(**settings, epochs=epochs).at(0)
             try:
                 error = study.obtain(run).metrics["validation_error"]
-            except DivergenceError:
+            except (DivergenceError, ValueError):
+                # A net without an active unit is refused with the latter.
                 error = _NOTHING_LEARNT
             tried.append({**settings, "epochs": epochs} | ({"diverged": True} if error == _NOTHING_LEARNT else {}))
             print(f"{name}: {json.dumps(tried[-1])}: {error:.2f}%", flush=True)
