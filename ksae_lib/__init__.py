@@ -13,15 +13,18 @@ from ksae_lib.selection import supp_k
 from ksae_lib.training import TrainConfig, train
 
 if TYPE_CHECKING:
-    from ksae_lib.estimator import KSparseCoder
+    from ksae_lib.estimator import KSparseCoder, load_pretrained
 
-__all__ = ["CodeMode", "DivergenceError", "KSparseAutoencoder", "KSparseCoder", "TrainConfig", "supp_k", "train"]
+__all__ = [
+    "CodeMode", "DivergenceError", "KSparseAutoencoder", "KSparseCoder", "TrainConfig", "load_pretrained", "supp_k",
+    "train",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     # scikit-learn takes a third of the start-up time, and training alone does not need the estimator.
-    if name == "KSparseCoder":
-        from ksae_lib.estimator import KSparseCoder
+    if name in ("KSparseCoder", "load_pretrained"):
+        from ksae_lib import estimator
 
-        return KSparseCoder
+        return getattr(estimator, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

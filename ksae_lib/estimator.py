@@ -23,6 +23,7 @@ from ksae_lib.metrics import reconstruction_report, unit_report
 from ksae_lib.model import Activation, BiasInit, CodeMode, KSparseAutoencoder
 from ksae_lib.training import TrainConfig, new_model, train
 
+PRETRAINED = Path(__file__).with_name("pretrained")
 _CHUNK = 1_000
 _SAMPLE, _POWER_STEPS = 2_000, 30
 # Where the paper's learning rate and momentum are stable. The largest second moment in any direction is half of what
@@ -72,6 +73,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         history_: an array for each of epoch, k, loss (E on scaled examples), live_units, seconds and the rates, with an
             entry for each epoch.
         n_iter_: epochs trained.
+        live_units_: units that were kept for some example in the last epoch.
         n_features_in_: features seen in fit.
     """
 
@@ -252,6 +254,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             ValueError: it is damaged, or holds no estimator.
         """
         model, metadata = read_model(Path(path))
+        model.float()
         if "fitted" not in metadata:
             raise ValueError(f"{path} holds a model without its estimator: read it with ksae_lib.io.load_model.")
         made, fitted = cls(**metadata["parameters"]), metadata["fitted"]
@@ -261,6 +264,11 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         fitted["history_"] = {name: np.array(column) for name, column in fitted["history_"].items()}
         made.__dict__.update(fitted, model_=model, _velocity={})
         return made
+
+    @property
+    def live_units_(self) -> int:
+        """Units that were kept for some example in the last epoch."""
+        return int(self.history_["live_units"][-1])
 
     @property
     def components_(self) -> np.ndarray:
@@ -342,6 +350,22 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
                 "x.reshape(len(x), -1)."
             )
         return validate_data(self, _as_numpy(X), reset=reset, accept_sparse="csr", order="C")
+
+
+def load_pretrained(name: str) -> KSparseCoder:
+    """A trained coder that comes with the library, from its folder and never from a network.
+
+    Args:
+        name: as ``mnist-k25``; docs/models.md has them all. Examples are pixels from 0 to 1.
+
+    Raises:
+        ValueError: there is no such coder, or its file is damaged.
+    """
+    path = PRETRAINED / f"{name}.safetensors"
+    if not path.exists():
+        known = ", ".join(sorted(one.stem for one in PRETRAINED.glob("*.safetensors")))
+        raise ValueError(f"There is no pretrained coder {name!r}: choose one of {known}.")
+    return KSparseCoder.load(path)
 
 
 def _in_blocks(x: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The search for settings: Optuna proposes trials and ends those that lag behind; validation errors decide."""
+"""The search for settings: Optuna proposes, successive halving ends what lags behind, validation errors decide."""
 
 import json
 from typing import Any
@@ -16,8 +16,8 @@ _NOTHING_LEARNT = 90.0
 def run_search(study: Study, name: str, trials: int) -> None:
     """Try so many settings of a row and write down what was tried: of evidence as the plan.
 
-    Stored runs are not carried out again, and the same errors lead to the same proposals: a search that was
-    interrupted, or gets more trials, goes on where it was.
+    Every trial starts with a short run; the best third goes on to longer ones. Stored runs are not carried out again,
+    and the same errors lead to the same proposals: a search that was interrupted goes on where it was.
 
     Raises:
         PlanError: there is no search of that name.
@@ -30,24 +30,28 @@ def run_search(study: Study, name: str, trials: int) -> None:
         raise PlanError(f"There is no search {name!r} in profile {study.profile}: choose one of {', '.join(found)}.")
     one = found[name]
     tried: list[dict[str, Any]] = []
-    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=one.rungs[0], reduction_factor=3)
-    optimizer = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0), pruner=pruner)
+
+    def error_of(settings: dict[str, Any], epochs: int) -> float:
+        try:
+            error = study.obtain(one.build(**settings, epochs=epochs).at(0)).metrics["validation_error"]
+        except (DivergenceError, ValueError):
+            # A net without an active unit is refused with the latter.
+            error = _NOTHING_LEARNT
+        tried.append({**settings, "epochs": epochs} | ({"diverged": True} if error == _NOTHING_LEARNT else {}))
+        print(f"{name}: {json.dumps(tried[-1])}: {error:.2f}%", flush=True)
+        return float(error)
+
+    shortest, *longer = one.rungs
+    optimizer = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
+    errors: list[tuple[float, dict[str, Any]]] = []
     for _ in range(trials):
         trial = optimizer.ask()
         settings = {key: _proposed(trial, key, one) for key in one.space}
-        for epochs in one.rungs:
-            run = one.build(**settings, epochs=epochs).at(0)
-            try:
-                error = study.obtain(run).metrics["validation_error"]
-            except (DivergenceError, ValueError):
-                # A net without an active unit is refused with the latter.
-                error = _NOTHING_LEARNT
-            tried.append({**settings, "epochs": epochs} | ({"diverged": True} if error == _NOTHING_LEARNT else {}))
-            print(f"{name}: {json.dumps(tried[-1])}: {error:.2f}%", flush=True)
-            trial.report(error, epochs)
-            if error == _NOTHING_LEARNT or trial.should_prune():
-                break
-        optimizer.tell(trial, error)
+        errors.append((error_of(settings, shortest), settings))
+        optimizer.tell(trial, errors[-1][0])
+    for epochs in longer:
+        errors.sort(key=lambda found: found[0])
+        errors = [(error_of(settings, epochs), settings) for _, settings in errors[: -(-len(errors) // 3)]]
     record = TRIALS if study.updates_evidence else study.folder / TRIALS.name
     others = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     write_text(record, json.dumps({**others, name: tried}, indent=1, sort_keys=True) + "\n")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ksae_lib.estimator import PRETRAINED
 from ksae_lib.io import KsaeError, write_text
 from replication.experiments.profiles import PROFILES
 from replication.report.claims import claims
@@ -93,6 +94,7 @@ class Blocks:
             "table4": lambda: f"{table_title(quick, 4)}:\n\n{markdown(readable(error_table(quick, 4)))}",
             "claims": lambda: markdown(pd.DataFrame(claims(quick))[["id", "claim", "verdict", "confidence"]]),
             "what_it_takes": lambda: markdown(readable_sweeps(sweep_table(self._studies["paper"]))),
+            "models": self._models,
             "speed": partial(self._measured, "engines.json", "nets"),
             "norb_speed": partial(self._measured, "engines_norb.json", "nets"),
             "readout_speed": partial(self._measured, "readout.json", "codes"),
@@ -116,6 +118,19 @@ class Blocks:
             ours = json.loads(peers.read_text(encoding="utf-8"))["peers"]["ours, cpu engine"]
             found["peers_ratio"] = f"{ours['fastest_peer_over_this'] or math.nan:.1f}"
         return found
+
+    def _models(self) -> str:
+        """The trained coders that come with the library, from their cards."""
+        cards = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in PRETRAINED.glob("*.json")}
+        rows = [
+            {
+                "Name": f"`{name}`", "Live units": card["live_units"], "FVU of test images": card["test_fvu"],
+                "Test error of the readout (%)": f"{card['readout']['test_error']:.2f}" if "readout" in card else "–",
+                "Run": card["run"],
+            }
+            for name, card in sorted(cards.items())
+        ]  # fmt: skip
+        return markdown(pd.DataFrame(rows))
 
     def _measured(self, file: str, rows: str) -> str:
         """A benchmark's single values as a table, a row for each entry of ``rows``."""

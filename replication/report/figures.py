@@ -173,7 +173,9 @@ def error_against_k(study: Study) -> Figure:
         if len(found):
             line = axis.errorbar(found["k"], found["error_mean"], found["half"], fmt="o-", capsize=3)
             is_last = found["k"].max() == table["k"].max()
-            place: dict[str, Any] = {"xytext": (8, 0), "va": "center"} if is_last else {"xytext": (0, 16), "ha": "center"}
+            place: dict[str, Any] = (
+                {"xytext": (8, 0), "va": "center"} if is_last else {"xytext": (0, 16), "ha": "center"}
+            )
             end = tuple(found[["k", "error_mean"]].iloc[-1])
             axis.annotate(label, end, textcoords="offset points", color=line[0].get_color(), **place)
     paper: list[Any] = [paper_figure(1, f"k{k}") for k in _PAPER_KS]

@@ -48,7 +48,9 @@ def use(installed: Path, folder: Path, code: str) -> subprocess.CompletedProcess
 def test_the_wheel_holds_the_library_alone(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {"ksae_lib", "ksae_lib-0.1.0.dist-info"}
-    assert {"ksae_lib/py.typed", "ksae_lib/engines/kernels.py"} <= set(names)
+    assert {"ksae_lib/py.typed", "ksae_lib/engines/kernels.py", "ksae_lib/pretrained/mnist-k25.safetensors"} <= set(
+        names
+    )
 
 
 def test_the_installed_library_fits_saves_loads_and_transforms(installed: Path, tmp_path: Path) -> None:
