@@ -5,17 +5,17 @@
 # make test        set up if needed, run every check that CI runs
 # make lab         set up if needed, open JupyterLab on the notebooks
 # make bench       measure speed again on an idle machine, write benchmarks/results/ and docs/speed.md (20 minutes)
-# make explorer    build the explorer and say where it is
+# make demo        open the first notebook and the explorer in a browser, with nothing to train
 # make report      rewrite tables, figures and README numbers from the stored runs
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 PROFILE ?= quick
-PAPER := figure1,figure3,figure4,table1,table3
+PAPER := one_digit,figure1,figure3,figure4,table1,table3
 STAND_IN := toy_norb_figure2,toy_norb_table2,toy_norb_table4
 
-.PHONY: setup reproduce everything norb test lab bench explorer report lint notebooks fresh citation clean
+.PHONY: setup reproduce everything norb test lab bench demo report lint notebooks fresh citation clean
 
 setup: $(READY)
 
@@ -44,8 +44,11 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks scaling --output benchmarks/results/scaling.json --plot benchmarks/results/scaling.png
 	$(MAKE) report
 
-explorer: $(READY)
-	$(BIN)/python -m explorer.build
+demo: $(READY)
+	$(BIN)/python -m explorer.build --out results/local/explorer.html
+	$(BIN)/jupyter nbconvert --log-level WARN --to html --output-dir results/local results/quick/notebooks/00_one_digit.ipynb
+	for page in 00_one_digit explorer; do $(BIN)/python -m webbrowser "file://$(CURDIR)/results/local/$$page.html"; done
+	@echo "Open results/local/00_one_digit.html and results/local/explorer.html where no browser opened."
 
 report: $(READY)
 	for profile in smoke quick paper search; do $(BIN)/ksae report --update-evidence --profile $$profile || exit; done
