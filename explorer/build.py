@@ -1,4 +1,4 @@
-"""The command ``python -m explorer.build``: one self-contained HTML page from committed weights, without any training.
+"""The command ``python -m explorer.build``: one self-contained HTML page from trained coders, without any training.
 
 Atoms and classifiers become int8, one scale a unit. Each array goes into the page deflated and in base64.
 """
@@ -17,8 +17,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from ksae_lib import KSparseAutoencoder, load_pretrained
 from ksae_lib.io import KsaeError, load_tensors, save_tensors, write_text
-from ksae_lib.model import CodeMode, KSparseAutoencoder
+from ksae_lib.model import CodeMode
 from replication.data import load_data
 from replication.data.base import DataConfig, Dataset
 from replication.judge.logistic import LogisticProblem
@@ -42,19 +43,14 @@ def quantized(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def encoders() -> dict[str, EncoderRun]:
-    """The runs of Figure 1 by the name of their model, k10 … k70; the profile quick has their weights committed."""
+    """The runs of Figure 1 by the name of their model, k10 … k70."""
     runs = Study("quick").experiment("figure1").filters
     return {f"k{cast('Any', run.method).k}": run for run in reversed(runs)}
 
 
-def trained(name: str) -> KSparseAutoencoder:
-    """A model of the committed weights, as trained but for their rounding to float16; a ``StoreError`` without them."""
-    return cast(KSparseAutoencoder, Study("quick").evidence.load_model(encoders()[name]))
-
-
 def shown(name: str) -> tuple[KSparseAutoencoder, np.ndarray, np.ndarray]:
     """The model as the page has it, and its atoms as ``quantized`` gives them."""
-    model = trained(name)
+    model = load_pretrained(f"mnist-{name}").model_
     whole, scale = quantized(model.weight.detach().numpy())
     model.weight.data = torch.from_numpy(whole * scale[:, None])
     return model, whole, scale
@@ -75,7 +71,9 @@ def fit_readouts(path: Path = READOUTS) -> None:
         stored = study.evidence.find(runs[0]) if runs else None
         settings = chosen[name] = stored.metrics["selected"] if stored else _OTHERS
         with few_threads(len(data.train_x)):
-            (codes,) = encoder.method.codes(trained(name), data.train_x, CodeMode.ALPHA_K, (settings["alpha"],))
+            (codes,) = encoder.method.codes(
+                load_pretrained(f"mnist-{name}").model_, data.train_x, CodeMode.ALPHA_K, (settings["alpha"],)
+            )
             solution = LogisticProblem(codes, data.train_y, data.classes).solve(settings["l2"], 1e-5, 500)
         if not solution.converged:
             raise KsaeError(f"The readout of {name} has not converged: raise the number of iterations.")
@@ -141,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             write_text(options.out, page())
             print(f"{options.out} ({options.out.stat().st_size / 1e6:.2f} MB): open it in a browser.")
-    except KsaeError as error:
+    except (KsaeError, ValueError) as error:
         sys.exit(str(error))
 
 

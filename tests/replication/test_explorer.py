@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from explorer import build
+from ksae_lib import estimator, load_pretrained
 from ksae_lib.io import load_tensors
 from ksae_lib.model import CodeMode
 from ksae_lib.selection import supp_k
@@ -60,8 +61,8 @@ def test_the_page_is_one_small_file_that_asks_for_nothing(built):
 
 
 def test_missing_weights_end_in_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setenv("KSAE_EVIDENCE", str(tmp_path))
-    with pytest.raises(SystemExit, match=r"weights\.safetensors is missing: 'ksae run .*' makes it\.$"):
+    monkeypatch.setattr(estimator, "PRETRAINED", tmp_path)
+    with pytest.raises(SystemExit, match=r"There is no pretrained coder 'mnist-k10'"):
         build.main(["--out", str(tmp_path / "explorer.html")])
     assert not (tmp_path / "explorer.html").exists()
 
@@ -70,7 +71,8 @@ def test_missing_weights_end_in_one_sentence(tmp_path, monkeypatch):
 def test_rounding_weights_costs_less_than_the_page_says(name, data):
     x = torch.from_numpy(data.test_x[:2000])
     with torch.no_grad():
-        before, after = (float(model.loss(x)) for model in (build.trained(name), build.shown(name)[0]))
+        models = load_pretrained(f"mnist-{name}").model_, build.shown(name)[0]
+        before, after = (float(model.loss(x)) for model in models)
     assert before < after < 1.02 * before
 
 
