@@ -22,7 +22,6 @@ from ksae_lib.loop import columns
 from ksae_lib.metrics import reconstruction_report, unit_report
 from ksae_lib.model import Activation, BiasInit, CodeMode, KSparseAutoencoder
 from ksae_lib.training import TrainConfig, new_model, train
-from ksae_lib.xray import write_xray
 
 _CHUNK = 1_000
 _SAMPLE, _POWER_STEPS = 2_000, 30
@@ -245,11 +244,11 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         x = self._validated(X, reset=False)
         report = unit_report(self.model_, self._blocks(x))
         if path is not None:
-            names = getattr(self, "feature_names_in_", None)
-            write_xray(
-                Path(path), self.model_, x, lambda rows: _seen(rows, self.mean_, self.scale_), self.scale_, report,
-                y=y, image_shape=image_shape, names=names,
-            )  # fmt: skip
+            from ksae_lib.xray import write_xray
+
+            names = [str(name) for name in self.feature_names_in_] if hasattr(self, "feature_names_in_") else None
+            how = (lambda rows: _seen(rows, self.mean_, self.scale_)), self.scale_
+            write_xray(Path(path), self.model_, x, *how, report, y, image_shape, names)
         return report
 
     def save(self, path: Path | str) -> None:

@@ -1,10 +1,11 @@
 "use strict";
 const head = JSON.parse(document.getElementById("head").textContent);
-const [main, table, panel, more, message] = ["main", "#units", "#unit", "#more", "#message"].map((one) => document.querySelector(one));
+const [main, table, panel, said, more, message] =
+  ["main", "#units", "#unit", "#said", "#more", "#message"].map((one) => document.querySelector(one));
 const wide = matchMedia("(min-width: 1000px)");
-const PAGE = 200, FACTORS = ["off", "as it is", "×2"];
+const PAGE = 200, FACTORS = ["Off", "As is", "×2"];
 const data = {};
-let order = [], sorted = { key: "unit", up: true }, shown = PAGE;
+let order = [], sorted = {}, shown = PAGE;
 
 // Numbers
 
@@ -12,11 +13,12 @@ async function unpack() {
   const bytes = Uint8Array.from(atob(document.getElementById("content").textContent), (c) => c.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   const whole = await new Response(stream).arrayBuffer();
-  const types = { float32: Float32Array, int32: Int32Array, int8: Int8Array, uint8: Uint8Array };
+  const types = { float32: Float32Array, int32: Int32Array, uint8: Uint8Array };
   let offset = 0;
   for (const [name, type, shape] of head.layout) {
-    const values = new types[type](whole, offset, shape.reduce((a, b) => a * b, 1));
-    offset += values.byteLength;
+    const end = offset + types[type].BYTES_PER_ELEMENT * shape.reduce((a, b) => a * b, 1);
+    const values = new types[type](whole.slice(offset, end));
+    offset = end;
     // A row is what follows the first axis.
     const size = shape.slice(1).reduce((a, b) => a * b, 1);
     data[name] = { values, size, shape, row: (n) => values.subarray(n * size, (n + 1) * size) };
@@ -49,7 +51,10 @@ const VALUES = {
 };
 
 const minus = (text) => text.replace("-", "−");
-const digits = (value) => Number.isNaN(value) ? "–" : minus(String(Number(value.toPrecision(3))));
+function digits(value) {
+  if (Number.isNaN(value)) return "–";
+  return minus(value === 0 ? "0" : Math.abs(value) >= 1000 ? count(Math.round(value)) : value.toPrecision(3));
+}
 const percent = (share) => Number.isNaN(share) ? "–" : `${(100 * share).toFixed(share && share < 0.001 ? 2 : 1)}%`;
 const points = (value) => Number.isNaN(value) ? "–" : (value > 0 ? "+" : "") + minus(value.toFixed(1));
 const count = (value) => value.toLocaleString("en");
@@ -77,19 +82,19 @@ function svg(width, height, bars, label) {
   return made;
 }
 
-function picture(values, zero, label) {
+function picture(values, label) {
   const [height, width, colours = 1] = head.shape;
   const canvas = make("canvas", { width, height, role: "img", "aria-label": label });
   const image = new ImageData(width, height);
   for (let n = 0; n < width * height; n++) {
-    for (let c = 0; c < 3; c++) image.data[4 * n + c] = zero + values[n * colours + (colours === 3 ? c : 0)];
+    for (let c = 0; c < 3; c++) image.data[4 * n + c] = values[n * colours + (colours === 3 ? c : 0)];
     image.data[4 * n + 3] = 255;
   }
   canvas.getContext("2d").putImageData(image, 0, 0);
   return canvas;
 }
 
-const atom = (unit) => picture(data.atoms.row(unit), 128, `Atom of unit ${unit}`);
+const atom = (unit) => picture(data.atoms.row(unit), `Atom of unit ${unit}`);
 const link = (unit, text = unit) => make("a", { href: `#unit=${unit}` }, String(text));
 
 function profile(unit) {
@@ -151,10 +156,10 @@ function told(unit) {
   if (!alive(unit)) {
     return `This unit is dead: none of the ${count(head.examples)} examples keeps it among its ${head.k} largest.`;
   }
-  const rise = one("rise", unit), share = rise / one("before", unit);
-  const relative = Number.isFinite(share) ? `, ${share > 0 ? "+" : ""}${minus((100 * share).toFixed(1))}%` : "";
+  const rise = one("rise", unit), share = Math.abs(rise) / one("before", unit);
+  const relative = Number.isFinite(share) ? ` (${percent(share)})` : "";
   return `${count(one("uses", unit))} of ${count(head.examples)} examples keep this unit (${percent(VALUES.frequency(unit))}). ` +
-    `Switched off, it changes their mean squared error by ${digits(rise)}${relative}.`;
+    `With the unit off, their mean squared error ${rise < 0 ? "falls" : "rises"} by ${digits(Math.abs(rise))}${relative}.`;
 }
 
 function block(title, ...content) {
@@ -180,14 +185,16 @@ function examples(unit) {
   const strength = data.strength.row(unit);
   if (head.shape) {
     const rowOf = new Map([...data.rows.values].map((number, n) => [number, n]));
-    const shown = top.map((number, n) => make("li", {}, picture(data.pictures.row(rowOf.get(number)), 0, `Example ${number}`), `row ${number}`, make("br"), digits(strength[n])));
-    return block("Examples with the largest activation", make("ol", { class: "examples" }, ...shown));
+    const shown = top.map((number, n) => make("li", {}, picture(data.pictures.row(rowOf.get(number)), `Example ${number}`), String(number), make("br"), digits(strength[n])));
+    const note = make("p", { class: "soft" }, "Below each: its row and its activation.");
+    return block("Examples with the largest activation", note, make("ol", { class: "examples" }, ...shown));
   }
   const parts = data.part.shape[2];
   const lines = top.map((number, n) => {
     const at = (name) => [...data[name].row(unit).subarray(n * parts, (n + 1) * parts)];
     const values = at("value");
-    return [String(number), digits(strength[n]), at("part").map((feature, i) => `${nameOf(feature)} ${digits(values[i])}`).join(", ")];
+    const told = at("part").map((feature, i) => make("div", {}, `${nameOf(feature)} ${digits(values[i])}`));
+    return [String(number), digits(strength[n]), make("div", {}, ...told)];
   });
   return block("Examples with the largest activation", rows(["Row", "Activation", "Features that add most, and their values"], lines));
 }
@@ -198,9 +205,12 @@ function classes(unit) {
     name, percent(counts[label] / one("uses", unit)), percent(head.sizes[label] / head.examples),
     ...FACTORS.map((_, n) => keepers ? percent(chance(unit, label, n)) : "–"),
   ]);
-  const note = `The classifier's mean probabilities are those of ${count(keepers)} held-out examples that keep the unit. ` +
-    `Its accuracy on them changes by ${points(change(unit, 0))} points with the unit off, by ${points(change(unit, 2))} with the unit doubled.`;
-  return block("Classes, and steering", rows(["Class", "Here", "Of all", ...FACTORS.map((name) => `Unit ${name}`)], lines), make("p", { class: "soft" }, note));
+  const steered = "Off, as is and ×2: the classifier's mean probability with the unit's activation set to zero, as it is, and doubled, " +
+    `over ${count(keepers)} examples that keep the unit and that it was not fitted on. ` +
+    `Its accuracy changes by ${points(change(unit, 0))} points with the unit off, by ${points(change(unit, 2))} with the unit doubled.`;
+  const note = "Here: the share among the examples that keep the unit. All: among all examples. " +
+    (keepers ? steered : "The classifier was fitted on all of them: there are none left to try.");
+  return block("Classes and steering", rows(["Class", "Here", "All", ...FACTORS], lines), make("p", { class: "soft" }, note));
 }
 
 function weights(unit) {
@@ -215,14 +225,14 @@ function open(unit) {
   const parts = [make("div", {},
     make("nav", { "aria-label": "Units" }, back, ...steps.map(([text, other]) => link(other, text))),
     make("h2", { tabindex: "-1" }, `Unit ${unit}`), make("p", {}, told(unit)))];
-  if (head.shape) parts.push(make("div", { class: "large" }, atom(unit)));
+  parts.push(head.shape ? make("div", { class: "large" }, atom(unit)) : weights(unit));
   if (alive(unit)) parts.push(examples(unit), histogram(unit));
   if (alive(unit) && head.classes.length) parts.push(classes(unit));
-  if (!head.shape) parts.push(weights(unit));
   const near = [...data.nearest.row(unit)].map((other, n) => make("li", {}, ...(head.shape ? [atom(other)] : []), link(other, `unit ${other}`), make("br"), `cosine ${minus(data.cosine.row(unit)[n].toFixed(2))}`));
   parts.push(block("Nearest atoms", make("ol", { class: "examples" }, ...near)));
   panel.className = alive(unit) ? "" : "dead";
   panel.replaceChildren(...parts);
+  said.textContent = `Unit ${unit}. ${told(unit)}`;
   panel.scrollTop = 0;
 }
 
@@ -237,13 +247,17 @@ function mark() {
 }
 
 function show() {
-  const unit = asked();
+  const unit = asked(), before = table.querySelector("[aria-current] a");
   if (unit === null) panel.replaceChildren();
   else open(unit);
   mark();
   if (wide.matches) return;
-  scrollTo(0, 0);
-  panel.querySelector("h2")?.focus();
+  // One at a time: the unit from its title on, the table where it was left.
+  if (unit === null) before?.focus();
+  else {
+    scrollTo(0, 0);
+    panel.querySelector("h2").focus();
+  }
 }
 
 async function start() {
@@ -253,7 +267,7 @@ async function start() {
     message.textContent = "This browser is too old for this page: it needs DecompressionStream, which browsers have since 2023.";
     return;
   }
-  sort("unit", true);
+  sort("frequency", false);
   message.hidden = true;
   main.hidden = false;
   for (const column of columns) {
