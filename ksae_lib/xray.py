@@ -80,8 +80,8 @@ def _checked(labels: np.ndarray, examples: int) -> tuple[list[str], np.ndarray]:
     if (real := labels.dtype.kind == "f") and not np.isfinite(labels).all():
         raise ValueError("y holds NaN or infinite values: leave out examples without a label.")
     found, numbers = np.unique(labels.astype(str) if labels.dtype == object else labels, return_inverse=True)
-    if not 2 <= len(found) <= (most := min(_CLASSES, examples - 1)):
-        raise ValueError(f"y has {len(found)} classes, but can have 2 to {most} here: group them, or leave y out.")
+    if len(found) not in range(2, 1 + (most := min(_CLASSES, examples - 1))):
+        raise ValueError(f"The classes in y are {len(found)}, but must be 2 to {most}: group them, or leave y out.")
     return [f"{name:g}" if real else str(name) for name in found], numbers
 
 

@@ -168,7 +168,9 @@ function block(title, ...content) {
 
 function rows(titles, lines) {
   const cells = (tag, line) => make("tr", {}, ...line.map((cell) => make(tag, {}, cell)));
-  return make("div", { class: "rows" }, make("table", {}, make("thead", {}, cells("th", titles)), make("tbody", {}, ...lines.map((line) => cells("td", line)))));
+  const [top, body] = [make("thead", {}, cells("th", titles)), make("tbody", {}, ...lines.map((line) => cells("td", line)))];
+  // It can be wider than the screen: the keyboard must reach it to scroll.
+  return make("div", { class: "rows", tabindex: "0", role: "group", "aria-label": titles[0] }, make("table", {}, top, body));
 }
 
 function histogram(unit) {
