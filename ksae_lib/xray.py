@@ -47,7 +47,7 @@ def write_xray(
     try:
         from jinja2 import Environment, PackageLoader
     except ModuleNotFoundError as error:
-        raise KsaeError("The X-ray of units needs Jinja2: pip install 'ksae-lib[xray]'.") from error
+        raise KsaeError("The X-ray of units needs Jinja2: pip install jinja2.") from error
     shape = tuple(map(int, shape)) if shape else None
     if shape and (math.prod(shape) != model.inputs or min(shape) < 1 or (len(shape) != 2 and shape[2:] != (3,))):
         raise ValueError(f"image_shape = {shape} is not height and width, and 3 if RGB, of {model.inputs} features.")

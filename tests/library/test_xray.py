@@ -291,7 +291,7 @@ def test_a_path_that_cannot_be_written_is_told_and_the_old_page_stays(
 def test_without_jinja2_one_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     coder, x, _ = known()
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(KsaeError, match=r"needs Jinja2: pip install 'ksae-lib\[xray\]'\.$"):
+    with pytest.raises(KsaeError, match=r"needs Jinja2: pip install jinja2\.$"):
         coder.report(x, tmp_path / "units.html")
     assert coder.report(x)["live"].sum() == UNITS - 1
 
