@@ -1,4 +1,4 @@
-"""The command ``ksae``: fit, transform, info, and what other packages add as entry points ``ksae.verbs``."""
+"""The command ``ksae``: fit, transform, xray, info, and what other packages add as entry points ``ksae.verbs``."""
 
 import argparse
 import os
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(str(error))
     except (ValueError, TypeError) as error:
         # What the library refuses is the user's to mend; from another package's verb it is a defect.
-        if options.command not in (_fit, _transform, _info):
+        if options.command not in (_fit, _transform, _xray, _info):
             raise
         return _failed(" ".join(str(error).split()))
     except KeyboardInterrupt:
@@ -90,6 +90,20 @@ def _transform(options: argparse.Namespace) -> None:
     print(f"{options.out}: {codes.shape[0]} codes of {codes.shape[1]} units")
 
 
+def _xray(options: argparse.Namespace) -> None:
+    from ksae_lib.estimator import KSparseCoder
+
+    coder, labels = KSparseCoder.load(options.model), getattr(options, "labels", None)
+    report = coder.report(
+        _examples(options.x),
+        options.out,
+        y=None if labels is None else _array(labels, "a label an example"),
+        image_shape=getattr(options, "image_shape", None),
+    )
+    dead = (~report["live"]).sum()
+    print(f"{options.out}: {len(report['live'])} units, {dead} of them dead, FVU {report['fvu']:.4g}")
+
+
 def _info(options: argparse.Namespace) -> None:
     model, metadata = read_model(options.model)
     for name, value in (metadata["model"] | metadata.get("parameters", {})).items():
@@ -104,12 +118,16 @@ def _chosen(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _examples(path: Path) -> np.ndarray:
+    return _array(path, "a row an example")
+
+
+def _array(path: Path, content: str) -> np.ndarray:
     try:
         x = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError):
         x = None
     if not isinstance(x, np.ndarray):
-        raise KsaeError(f"{path} is not one array: write it, a row an example, with numpy.save.")
+        raise KsaeError(f"{path} is not one array: write it, {content}, with numpy.save.")
     return x
 
 
@@ -134,6 +152,13 @@ def _parser() -> argparse.ArgumentParser:
     for made, names in ((fit, _SETTINGS), (transform, ("alpha", "code_mode"))):
         for name in names:
             made.add_argument("--" + name.replace("_", "-"), **_SETTINGS[name])
+
+    xray = verb("xray", _xray, "Write a page that shows what each unit does for the rows of an array.")
+    xray.add_argument("model", type=Path, metavar="MODEL", help="as 'ksae fit' wrote it")
+    xray.add_argument("x", type=Path, metavar="X.npy", help="examples, one a row")
+    xray.add_argument("--out", type=Path, required=True, metavar="PAGE", help="file to write, say units.html")
+    xray.add_argument("--labels", type=Path, metavar="Y.npy", help="a class for each example")
+    xray.add_argument("--image-shape", type=int, nargs="+", metavar="SIZE", help="height and width, if pictures")
 
     info = verb("info", _info, "Say what a model file holds.")
     info.add_argument("model", type=Path, metavar="MODEL", help="a file of 'ksae fit' or save_model")

@@ -1,7 +1,7 @@
 """The k-sparse autoencoder as a scikit-learn transformer."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from numbers import Integral, Real
@@ -219,14 +219,39 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         check_is_fitted(self, "model_")
         return 1 - reconstruction_report(self.model_, self._blocks(self._validated(X, reset=False)))["fvu"]
 
-    def report(self, X: Any) -> dict[str, Any]:  # noqa: N803
+    def report(
+        self,
+        X: Any,  # noqa: N803
+        path: Path | str | None = None,
+        *,
+        y: Any = None,
+        image_shape: Sequence[int] | None = None,
+    ) -> dict[str, Any]:
         """What each unit does for the k largest codes of ``X``, as ``metrics.unit_report`` says.
 
+        With a path, writes the X-ray of units there too: one HTML page that shows it unit by unit.
+
+        Args:
+            X: examples (shape: [examples, features]).
+            path: of the page, say ``units.html``.
+            y: a class for each example; the page then has classes, and what units do to a linear classifier.
+            image_shape: height and width of examples that are pictures, and 3 for colours last.
+
         Raises:
-            ValueError: as ``score``.
+            ValueError: as ``score``, or as ``xray.write_xray``.
+            OSError: the page could not be written; the old one, if any, is as it was.
+            KsaeError: Jinja2, which makes the page, is not installed.
         """
         check_is_fitted(self, "model_")
-        return unit_report(self.model_, self._blocks(self._validated(X, reset=False)))
+        x = self._validated(X, reset=False)
+        report = unit_report(self.model_, self._blocks(x))
+        if path is not None:
+            from ksae_lib.xray import write_xray
+
+            names = [str(name) for name in self.feature_names_in_] if hasattr(self, "feature_names_in_") else None
+            how = (lambda rows: _seen(rows, self.mean_, self.scale_)), self.scale_
+            write_xray(Path(path), self.model_, x, *how, report, y, image_shape, names)
+        return report
 
     def save(self, path: Path | str) -> None:
         """Write the fitted estimator: parameters, model, mean, scale, seed and history, as safetensors without pickle.

@@ -48,9 +48,9 @@ def use(installed: Path, folder: Path, code: str) -> subprocess.CompletedProcess
 def test_the_wheel_holds_the_library_alone(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {"ksae_lib", "ksae_lib-0.1.0.dist-info"}
-    assert {"ksae_lib/py.typed", "ksae_lib/engines/kernels.py", "ksae_lib/pretrained/mnist-k25.safetensors"} <= set(
-        names
-    )
+    wanted = {f"ksae_lib/templates/xray.{kind}" for kind in ("html", "css", "js")}
+    wanted |= {"ksae_lib/py.typed", "ksae_lib/engines/kernels.py", "ksae_lib/pretrained/mnist-k25.safetensors"}
+    assert wanted <= set(names)
 
 
 def test_the_installed_library_fits_saves_loads_and_transforms(installed: Path, tmp_path: Path) -> None:
@@ -83,6 +83,7 @@ def test_the_commands_work_and_the_studys_say_what_they_need(installed: Path, tm
         np.save("x.npy", np.random.default_rng(0).random((200, 30), np.float32))
         assert main("fit x.npy --out model.safetensors --units 40 --k 5 --epochs 2".split()) == 0
         assert main("transform model.safetensors x.npy --out codes.npz".split()) == 0
+        assert main("xray model.safetensors x.npy --out units.html --image-shape 5 6".split()) == 0
         assert main(["info", "model.safetensors"]) == 0
         for verb in ("reproduce", "run", "notebook", "data", "report"):
             assert main([verb, "--profile", "quick"]) == 1
@@ -96,3 +97,4 @@ def test_the_commands_work_and_the_studys_say_what_they_need(installed: Path, tm
     assert [line.split("'")[1] for line in said] == ["reproduce", "run", "notebook", "data", "report"]
     assert all(sentence in line for line in said)
     assert "codes.npz: 200 codes of 40 units" in done.stdout
+    assert "<h1>X-ray of units</h1>" in (tmp_path / "units.html").read_text("utf-8")

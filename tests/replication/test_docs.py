@@ -162,8 +162,12 @@ def test_the_readmes_code_runs(tmp_path, monkeypatch, capsys):
     assert "explained variance" in capsys.readouterr().out
 
 
-def test_the_estimators_code_runs():
-    (code,) = fences(ROOT / "docs" / "estimator.md", "python")
+def test_the_estimators_code_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    xray, code = fences(ROOT / "docs" / "estimator.md", "python")
+    assert len(xray.strip().splitlines()) <= 10
+    exec(xray, {})
+    assert "X-ray" in (tmp_path / "units.html").read_text("utf-8")
     found = {}
     exec(code, found)
     assert found["scale"] == pytest.approx(found["coder"].scale_, rel=1e-4)
