@@ -19,12 +19,13 @@ from replication.study import Study
 def write(folder: Path) -> Iterator[str]:
     """Write file and card of every coder, the nets of Figure 1 with weights rounded to float16; their names."""
     study = Study("quick")
+    known = KSparseCoder().get_params()
     readouts = [row.at(0) for one in study.experiments for row in one.rows if row.table == 1]
     for run in study.experiment("figure1").filters:
         net: Any = run.method
         name, data = f"{run.data.name}-k{net.k}", load_data(run.data)
         stored, model = study.evidence.read(run.run_id), cast(KSparseAutoencoder, study.evidence.load_model(run))
-        parameters = {key: value for key, value in asdict(net).items() if key in KSparseCoder().get_params()}
+        parameters = {key: value for key, value in asdict(net).items() if key in known}
         history = {key: column.to_numpy() for key, column in stored.history.items()}
         fitted = {"scale_": 1.0, "_seed": run.seed, "n_iter_": net.epochs, "n_features_in_": model.inputs}
         path = folder / f"{name}.safetensors"

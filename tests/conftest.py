@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 from hypothesis import settings
 
@@ -13,3 +17,15 @@ settings.load_profile("ksae")
 @pytest.fixture(scope="session")
 def mnist() -> Dataset:
     return load_data(DataConfig(train_size=1000, validation_size=100, test_size=100))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    if path is None:
+        pytest.skip("there is no Chromium: 'apt-get install chromium' brings it on Debian")
+    with sync_api.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=path)
+        yield browser
+        browser.close()

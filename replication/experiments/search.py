@@ -39,7 +39,7 @@ _NETS: dict[str, Space] = {
 def _searches(rungs: tuple[int, ...], rows: Mapping[Any, Space]) -> tuple[Search, ...]:
     """Of every row, given by what builds it with changed settings."""
     tried = json.loads(TRIALS.read_text(encoding="utf-8")) if TRIALS.exists() else {}
-    made = (Search(build, space, rungs, ()) for build, space in rows.items())
+    made = (Search(build, space, rungs) for build, space in rows.items())
     return tuple(replace(one, tried=tuple(tried.get(one.name, ()))) for one in made)
 
 
