@@ -67,7 +67,7 @@ def fit_readouts(path: Path = READOUTS) -> None:
     tensors: dict[str, torch.Tensor] = {}
     chosen: dict[str, dict[str, float]] = {}
     for name, encoder in encoders().items():
-        runs = [row.at(0) for one in study.experiments for row in one.rows if row.key == f"{name}_fixed"]
+        runs = [row.at(0) for one in study.experiments for row in one.rows if row.key == name]
         stored = study.evidence.find(runs[0]) if runs else None
         settings = chosen[name] = stored.metrics["selected"] if stored else _OTHERS
         with few_threads(len(data.train_x)):

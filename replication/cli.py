@@ -50,7 +50,7 @@ def add_verbs(commands: Any) -> None:
 
     made = _verb(
         commands, "check", _check, "Compute a committed number again and compare.",
-        "ksae check 'table1 k25_fixed'", "ksae check --epochs 2 train-k25-centered-e60-s0-bd4e896c48",
+        "ksae check 'table1 k25'", "ksae check --epochs 2 train-k25-centered-e60-s0-bd4e896c48",
     )  # fmt: skip
     made.add_argument("what", help="a table and the key of a row, or a run as 'ksae run --list' shows it")
     made.add_argument("--epochs", type=_at_least_one, default=2, help="of an encoder, trained again (default: 2)")

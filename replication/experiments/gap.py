@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from replication.data.base import DataConfig
 from replication.experiments.base import Experiment, Settings, Sweep, experiment, known_to
-from replication.experiments.chosen import fixed_alphas, fixed_k
+from replication.experiments.chosen import method, readout_settings
 from replication.judge.finetune import FinetuneConfig
 from replication.judge.readout import ReadoutConfig
 from replication.methods.k_sparse import KSparse
@@ -65,11 +65,11 @@ FACTORS: tuple[tuple[str, tuple[int, ...], dict[str, dict[str, Any]]], ...] = (
 
 def _at(s: Settings, k: int, changes: dict[str, Any]) -> Callable[[int], Supervised]:
     """The run of a seed with some settings changed, each where it belongs."""
-    changes = fixed_alphas(s, k) | changes
+    changes = readout_settings(s, f"k{k}") | changes
     net, readout, data = (known_to(kind, changes) for kind in (KSparse, ReadoutConfig, DataConfig))
 
     def at(seed: int) -> Supervised:
-        encoder = s.encoder(replace(cast("KSparse", fixed_k(s, k)), **net), seed)
+        encoder = s.encoder(replace(cast("KSparse", method(s, f"k{k}")), **net), seed)
         encoder = replace(encoder, data=replace(s.data, **data))
         # Another split is one for all; more images for training are for the encoder alone.
         labelled = replace(s.data, split_seed=encoder.data.split_seed)

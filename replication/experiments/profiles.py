@@ -54,7 +54,7 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
     },
     # Full MNIST on a laptop; patches of the two photographs that come with scikit-learn.
     "quick": {
-        "mnist": _mnist(40, 15, 20),
+        "mnist": _mnist(60, 15, 20),
         "norb": _norb_quick(**_sizes(20_000, 4_300, 24_300)),
         "toy_norb": _norb_quick(**_sizes(2_500, 1_434, 8_100, share=3)),
         "patches": {"data": _sizes(100_000, 10_000, 10_000, source="samples"), "train": {"epochs": 10}},
@@ -62,7 +62,7 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
     # What verdicts rest on; patches of the first 4,000 images of CIFAR-10.
     "paper": {
         "mnist": _mnist(
-            100, 20, 30, readout={"alphas": (1, 2, 3, 4), "l2": (0.0001, 0.00003, 0.00001, 0.000003)},
+            60, 20, 30, readout={"alphas": (1, 2, 3, 4), "l2": (0.0001, 0.00003, 0.00001, 0.000003)},
             dense_readout={"l2": (0.001, 0.0003, 0.0001, 0.00003, 0.00001, 0.000003, 0.000001, 0.0000001)},
         ),
         "patches": {

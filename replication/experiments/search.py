@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from replication.experiments.base import Between, Experiment, Search, Settings, Space, experiment
-from replication.experiments.chosen import fixed_row, net_row, row
+from replication.experiments.chosen import net_row, row
 
 TRIALS = Path(__file__).with_name("trials.json")
 """What was tried: of each row the settings of its runs, in their order."""
@@ -27,8 +27,8 @@ _K_NET: Space = {**_NET, "alpha": (1.0, 2.0, 3.0, 4.0, 6.0, 12.0)}
 
 
 _FEATURES: dict[str, Space] = {
-    "rbm": _ENERGY, **dict.fromkeys(("dropout", "denoising", "both", "relu"), _AUTOENCODER), "kl_sparse": _KL,
-    "dbn": _ENERGY,
+    **dict.fromkeys(("dropout", "denoising", "both", "relu"), _AUTOENCODER), **dict.fromkeys(("rbm", "dbn"), _ENERGY),
+    "k25": _K_SPARSE, "kl_sparse": _KL,
 }  # fmt: skip
 _NETS: dict[str, Space] = {
     **dict.fromkeys(("none", "rbm", "dropout", "denoising", "deep_dropout", "dbn"), _NET),
@@ -46,7 +46,7 @@ def _searches(rungs: tuple[int, ...], rows: Mapping[Any, Space]) -> tuple[Search
 @experiment("search", "search")
 def search(s: Settings) -> Experiment:
     """Table 1's methods; encoders of 3, 9 and 27 epochs."""
-    rows = {partial(fixed_row, s, 25): _K_SPARSE, **{partial(row, s, key): space for key, space in _FEATURES.items()}}
+    rows = {partial(row, s, key): space for key, space in _FEATURES.items()}
     return Experiment(notebook="06_settings_search", searches=_searches((3, 9, 27), rows))
 
 

@@ -19,7 +19,7 @@ from ksae_lib import metrics
 from ksae_lib.io import atomic_path
 from ksae_lib.model import KSparseAutoencoder
 from replication.methods.autoencoders import kl_penalty
-from replication.report.tables import error_table, net_title, paper_figure, sweep_table
+from replication.report.tables import net_title, paper_figure, sweep_table
 from replication.runs import EncoderRun, StoredRun
 from replication.study import Study
 
@@ -155,28 +155,21 @@ def one_digit(model: KSparseAutoencoder, x: np.ndarray, shape: tuple[int, ...], 
 
 
 def error_against_k(study: Study) -> Figure:
-    """Test error against k with 95% intervals, of the experiment on the gap or else of Table 1; the paper's points."""
+    """Test error against k with 95% intervals, of the experiment on the gap; the paper's points."""
     table = sweep_table(study)
-    if len(table):
-        table = table[table["is_base"] | (table["factor"] == "schedule")].drop_duplicates(["k", "is_base"])
-        table = table.assign(error_mean=table["test_error_mean"], half=table["test_error_half"], fixed=table["is_base"])
-    else:
-        table = error_table(study, 1)
-        table["k"] = table["key"].str.extract(r"^k(\d+)(?:_fixed)?$").astype(float)
-        table = table.assign(
-            fixed=table["key"].str.endswith("_fixed"), half=(table["error_ci_high"] - table["error_ci_low"]) / 2
-        )
-        table = table[table["n_seeds"] > 0]
-    table = table.dropna(subset="k").sort_values("k")
+    table = table[table["is_base"] | (table["factor"] == "schedule")].drop_duplicates(["k", "is_base"]).sort_values("k")
     figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-    for label, found in (("constant k", table[table["fixed"]]), ("k falls during training", table[~table["fixed"]])):
+    for label, found in (
+        ("constant k", table[table["is_base"]]),
+        ("k falls during training", table[~table["is_base"]]),
+    ):
         if len(found):
-            line = axis.errorbar(found["k"], found["error_mean"], found["half"], fmt="o-", capsize=3)
+            line = axis.errorbar(found["k"], found["test_error_mean"], found["test_error_half"], fmt="o-", capsize=3)
             is_last = found["k"].max() == table["k"].max()
             place: dict[str, Any] = (
                 {"xytext": (8, 0), "va": "center"} if is_last else {"xytext": (0, 16), "ha": "center"}
             )
-            end = tuple(found[["k", "error_mean"]].iloc[-1])
+            end = tuple(found[["k", "test_error_mean"]].iloc[-1])
             axis.annotate(label, end, textcoords="offset points", color=line[0].get_color(), **place)
     paper: list[Any] = [paper_figure(1, f"k{k}") for k in _PAPER_KS]
     axis.plot(_PAPER_KS, paper, "s", color="0.4")
@@ -336,6 +329,6 @@ def drawn(study: Study) -> dict[str, Callable[[], Figure]]:
     table = sweep_table(study)
     if len(table) and (table["k"].isin(_PAPER_KS) & ~table["is_base"]).any():
         figures["what_it_takes"] = partial(what_it_takes, study)
-    if len(table) or any(one.committed for one in study.rows(1) if one.row.key == "k25_fixed"):
+    if len(table):
         figures["error_against_k"] = partial(error_against_k, study)
     return figures

@@ -22,7 +22,7 @@ COMPARISON_NOTE = (
     f"Outcome: lower or higher with p < 0.05; equal if the 90% interval lies within ± {EQUAL} points; else open, as "
     f"with fewer than {FEWEST_SEEDS} seeds of a row. A row without chance needs one run."
 )
-BEST_K = {1: "k25_fixed", 2: "k150", 3: "k_sparse", 4: "k_sparse"}
+BEST_K = {1: "k25", 2: "k150", 3: "k_sparse", 4: "k_sparse"}
 """By table, the row of the k-sparse autoencoder that the paper found best."""
 _RESAMPLES = 2000
 

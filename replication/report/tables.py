@@ -138,7 +138,7 @@ def table_title(study: Study, table: int, data: str | None = None) -> str:
 def net_title(run: Any, live_units: int) -> str:
     """What a reader has to know of a k-sparse autoencoder: k, start, schedule, seed and how many units are in use."""
     net: Any = run.method
-    falls = "fixed k" if net.k_start is None else f"k falls from {net.k_start}"
+    falls = "constant k" if net.k_start is None else f"k falls from {net.k_start}"
     return f"k = {net.k}: {net.bias_init} start, {falls}, seed {net.seed}, {live_units} of {net.units} units live"
 
 

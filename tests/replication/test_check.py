@@ -109,7 +109,7 @@ def test_what_cannot_be_checked_is_said_in_one_sentence(carried_out: Study) -> N
 def study(tmp_path: Path) -> Study:
     """Evidence with three seeds of a row, and its tables."""
     study = Study("quick", results=tmp_path / "results", evidence=tmp_path / "results")
-    (row,) = [one.row for one in study.rows(1) if one.row.key == "k25_fixed"]
+    (row,) = [one.row for one in study.rows(1) if one.row.key == "k25"]
     for seed in range(3):
         said = {"validation_error": 2.0, "test_images": 10_000, "selected": {"alpha": 1.0, "l2": 0.1}}
         mistakes = list(range(150 + seed))
@@ -123,7 +123,7 @@ def study(tmp_path: Path) -> Study:
 
 
 def test_a_row_is_computed_again_from_mistakes_and_names_its_files(study: Study) -> None:
-    said = list(check_row(study, 1, "k25_fixed"))
+    said = list(check_row(study, 1, "k25"))
     assert "error_mean: 1.51, as committed" in said and "verdict: unresolved: length" in said
     files = [line for line in said if "/" in line]
     assert len(files) == 9 and all((study.evidence_root / line).exists() for line in files)
@@ -132,23 +132,23 @@ def test_a_row_is_computed_again_from_mistakes_and_names_its_files(study: Study)
         kept = path.read_text(encoding="utf-8")
         path.write_text(kept.replace(old, new), encoding="utf-8")
         with pytest.raises(CheckError, match="committed is"):
-            list(check_row(study, 1, "k25_fixed"))
+            list(check_row(study, 1, "k25"))
         path.write_text(kept, encoding="utf-8")
-    path.write_text(kept.replace("k25_fixed", "gone"), encoding="utf-8")
+    path.write_text(kept.replace("k25", "gone"), encoding="utf-8")
     with pytest.raises(CheckError, match="error_mean is 1.51, committed is nan"):
-        list(check_row(study, 1, "k25_fixed"))
+        list(check_row(study, 1, "k25"))
 
 
 def test_what_a_verdict_rests_on_is_counted_and_named_as_well(study: Study) -> None:
     rows = {one.row.key: one for one in study.rows(1)}
-    mine, other = rows["k25_fixed"].committed[0], rows["k25"].row.at(0)
+    mine, other = rows["k25"].committed[0], rows["k40"].row.at(0)
     longer: Any = twice(mine.run)
     for run, files in ((longer, 3), (other, 1)):
         study.store.save(run, mine.metrics | {"run_id": run.run_id}, TRIALS)
-        assert sum(f"{run.run_id}/" in line for line in check_row(study, 1, "k25_fixed")) == files
+        assert sum(f"{run.run_id}/" in line for line in check_row(study, 1, "k25")) == files
         change(study, run, "metrics.json", '"test_error": 1.5', '"test_error": 1.6')
         with pytest.raises(CheckError, match=f"test error of {run.run_id} is 1.5, committed is 1.6"):
-            list(check_row(study, 1, "k25_fixed"))
+            list(check_row(study, 1, "k25"))
         change(study, run, "metrics.json", '"test_error": 1.6', '"test_error": 1.5')
 
 
@@ -174,7 +174,7 @@ def test_the_command_checks_runs_and_rows(study: Study, capsys: pytest.CaptureFi
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("KSAE_EVIDENCE", str(study.evidence_root))
-        for spelled in ("table1 k25_fixed", "table1 k=25_fixed"):
+        for spelled in ("table1 k25", "table1 k=25"):
             assert main(["check", spelled]) == 0
             assert "verdict: unresolved: length" in capsys.readouterr().out
         assert main(["check", "table1 k26"]) == 1

@@ -136,7 +136,7 @@ def test_verdicts_follow_from_the_runs(tmp_path: Path) -> None:
     for table in (1, 3):
         for shown in study.rows(table):
             put(study, table, shown.row.key, [3.0] * 3)
-    put(study, 1, "k25_fixed", [1.5] * 3, curve)
+    put(study, 1, "k25", [1.5] * 3, curve)
     put(study, 3, "k_sparse", [1.5] * 3)
     put(study, 3, "deep_k_sparse", [1.5] * 3)
     got = verdicts(study)
@@ -144,9 +144,9 @@ def test_verdicts_follow_from_the_runs(tmp_path: Path) -> None:
     assert got["C7"] == "partially supported"
     assert got["C8"] == "inconclusive"
     assert got["C5"] == got["C11"] == got["C6"] == got["C12"] == "not tested"
-    put(study, 1, "k25_fixed", [1.5] * 3, {1.0: 2.0, 2.0: 1.4, 3.0: 1.5, 4.0: 1.7})
-    put(study, 1, "k100_fixed", [0.5] * 3)
-    put(study, 1, "k10_fixed", [1.5] * 3)
+    put(study, 1, "k25", [1.5] * 3, {1.0: 2.0, 2.0: 1.4, 3.0: 1.5, 4.0: 1.7})
+    put(study, 1, "k100", [0.5] * 3)
+    put(study, 1, "k10", [1.5] * 3)
     for key in ("rbm", "dropout", "denoising", "both"):
         put(study, 1, key, [0.5] * 3)
     got = verdicts(study)
@@ -165,7 +165,7 @@ def test_verdicts_follow_from_the_runs(tmp_path: Path) -> None:
 def test_a_readers_own_runs_decide_nothing(tmp_path: Path) -> None:
     study = Study("quick", results=tmp_path / "own", evidence=tmp_path / "evidence")
     for shown in study.rows(1):
-        put(study, 1, shown.row.key, [1.5 if shown.row.key == "k25_fixed" else 3.0] * 3)
+        put(study, 1, shown.row.key, [1.5 if shown.row.key == "k25" else 3.0] * 3)
     assert {verdicts(study)[name] for name in ("C1", "C2", "C14")} == {"not tested"}
 
 
@@ -174,7 +174,7 @@ def test_paired_table_has_every_other_row(tmp_path: Path) -> None:
     keys = [shown.row.key for shown in study.rows(1)]
     for key in keys:
         put(study, 1, key, [3.0] * 3)
-    assert paired_table(study, 1)["key"].tolist() == [key for key in keys if key != "k25_fixed"]
+    assert paired_table(study, 1)["key"].tolist() == [key for key in keys if key != "k25"]
     assert len(paired_table(study, 3)) == 0
     text = report_texts(study)[study.folder / "claims.json"]
     assert {"id", "claim", "section", "rule", "verdict", "confidence", "evidence", "notebook", "deviations"} == set(
@@ -204,9 +204,9 @@ def test_every_claim_names_rows_and_notebooks_that_exist(tmp_path: Path) -> None
 
 def test_fewer_than_three_seeds_of_a_row_decide_nothing(tmp_path: Path) -> None:
     study = evidence(tmp_path)
-    put(study, 1, "k25_fixed", [1.5] * 5)
+    put(study, 1, "k25", [1.5] * 5)
     for seeds, said in ((2, "inconclusive"), (3, "validated")):
-        put(study, 1, "k100_fixed", [3.0] * seeds)
+        put(study, 1, "k100", [3.0] * seeds)
         (c14,) = [record for record in claims(study) if record["id"] == "C14"]
         assert (c14["verdict"], c14["confidence"]) == (said, "low")
 
@@ -222,7 +222,7 @@ def put_longer(study: Study, key: str, errors: list[float]) -> None:
 
 def test_rows_shown_to_be_trained_for_long_enough_give_confidence(tmp_path: Path) -> None:
     study = evidence(tmp_path)
-    for key, error in (("k25_fixed", 1.5), ("k100_fixed", 3.0)):
+    for key, error in (("k25", 1.5), ("k100", 3.0)):
         put(study, 1, key, [error] * 5)
         (row,) = [shown.row for shown in study.rows(1) if shown.row.key == key]
         put_longer(study, key, [study.evidence.read(row.at(s).run_id).metrics["test_error"] for s in range(5)])
@@ -272,7 +272,7 @@ def test_filters_and_codes_are_compared_by_their_measures(tmp_path: Path) -> Non
     got = verdicts(study)
     assert (got["C5"], got["C11"], got["C5 on NORB"]) == ("validated", "validated", "not tested")
     (c5,) = [record for record in claims(study) if record["id"] == "C5"]
-    assert "k = 10: centered start, fixed k, seed 0, 990 of 1000 units live" in c5["evidence"]["findings"][0]
+    assert "k = 10: centered start, constant k, seed 0, 990 of 1000 units live" in c5["evidence"]["findings"][0]
     put_areas(study, {10: 0.01})
     assert verdicts(study)["C5"] == "partially supported"
 

@@ -49,9 +49,9 @@ def test_full_profile_has_the_settings_of_section_4_2() -> None:
     assert (method.units, method.learning_rate, method.epochs) == (4000, 1e-4, 5000)
 
 
-def test_rows_without_the_schedule_keep_k() -> None:
+def test_k_sparse_rows_keep_k() -> None:
     for k in (40, 25, 10):
-        run = rows("quick")[1, "mnist", f"k{k}_fixed"].at(3)
+        run = rows("quick")[1, "mnist", f"k{k}"].at(3)
         assert isinstance(run, ReadoutRun) and run.encoder is not None
         method = run.encoder.method
         assert isinstance(method, KSparse)
@@ -68,7 +68,7 @@ def test_seeds_multiply_the_rows_with_a_random_encoder_only() -> None:
 
 def test_every_row_of_tables_1_and_3_that_learns_is_searched_for() -> None:
     searched = {one.name: one for e in experiments("search") for one in e.searches}
-    learnt = {"rbm", "dropout", "denoising", "both", "relu", "kl_sparse", "dbn", "k25_fixed"}
+    learnt = {"rbm", "dropout", "denoising", "both", "relu", "kl_sparse", "dbn", "k25"}
     nets = {f"table3 {key}" for table, data, key in rows("quick") if (table, data) == (3, "mnist")}
     assert set(searched) == {f"table1 {key}" for key in learnt} | nets
     for one in searched.values():
@@ -105,7 +105,7 @@ def test_the_experiment_on_the_gap_has_the_values_of_its_plan_on_the_seeds_of_th
     assert {k for factor, k in sweeps if factor == "k"} == {10, 25, 40, 70, 100}
     for (factor, k), points in sweeps.items():
         base, *others = [at(3) for at in points.values()]
-        assert base.run_id == rows("paper")[1, "mnist", f"k{k}_fixed"].at(3).run_id
+        assert base.run_id == rows("paper")[1, "mnist", f"k{k}"].at(3).run_id
         assert len({base.run_id, *(run.run_id for run in others)}) == 1 + len(others)
         for run in others:
             assert run.seed == 3 and run.encoder is not None
@@ -120,7 +120,7 @@ def test_the_experiment_on_the_gap_has_the_values_of_its_plan_on_the_seeds_of_th
     assert net("loss", 25, "no ½") == replace(base, learning_rate=0.01)
     assert net("epochs", 25, "120") == replace(base, epochs=120)
     authors = net("preset", 25, "authors' code")
-    printed = rows("paper")[1, "mnist", "k25_printed"].at(0).encoder
+    printed = rows("quick")[1, "mnist", "k25_printed"].at(0).encoder
     assert printed is not None and net("preset", 25, "as printed") == replace(printed.method, epochs=150)  # type: ignore[type-var]
     for net_of, updates in ((net("batch, with its rate", 25, "1000, 0.02"), 50), (authors, 469)):
         assert net_of.learning_rate * net_of.epochs * updates == pytest.approx(0.005 * 60 * 2500, rel=0.01)

@@ -117,20 +117,19 @@ def test_notebooks_executed_from_another_version_are_stale(study: Study) -> None
 
 def test_blocks_and_numbers_are_replaced_between_their_markers_only(study: Study) -> None:
     root = study.folder.parents[1]
-    put(study, 1, "k25_fixed", 1.55)
-    put(study, 1, "k25", 1.76)
+    put(study, 1, "k25", 1.55)
+    put(study, 1, "k40", 1.76)
     (root / "docs").mkdir()
     readme, page, plain = root / "README.md", root / "docs" / "tables.md", root / "docs" / "plain.md"
     readme.write_text(
-        "a <!-- n:k25_fixed_error -->?<!-- /n --> b <!-- n:k25_error --><!-- /n -->\n"
-        "<!-- n:runs_total -->9<!-- /n -->\n"
+        "a <!-- n:k25_error -->?<!-- /n --> b <!-- n:k40_error --><!-- /n -->\n<!-- n:runs_total -->9<!-- /n -->\n"
     )
     page.write_text("c\n<!-- table1:begin -->\nold\n<!-- table1:end -->\nd\n")
     plain.write_text("no markers\n")
     assert sorted(line.split()[0] for line in stale(study) if ".md shows" in line) == ["README.md", "docs/tables.md"]
     assert set(update_blocks(root)) == {readme, page}
     assert readme.read_text() == (
-        "a <!-- n:k25_fixed_error -->1.55<!-- /n --> b <!-- n:k25_error -->1.76<!-- /n -->\n"
+        "a <!-- n:k25_error -->1.55<!-- /n --> b <!-- n:k40_error -->1.76<!-- /n -->\n"
         "<!-- n:runs_total -->2<!-- /n -->\n"
     )
     first, header, *_ = page.read_text().removeprefix("c\n").splitlines()
@@ -160,7 +159,7 @@ def test_every_block_can_be_made_without_runs_and_with_the_committed_ones(study:
         texts = {name: make() for name, make in blocks.makers.items()}
         assert all(text.endswith("\n") for name, text in texts.items() if not name.endswith("speed"))
     assert "toy" not in texts["table1"] + texts["table3"] + texts["claims"]
-    assert f"| k=25, fixed k | 1.35 | {blocks.numbers['k25_fixed_error']} |" in texts["table1"]
+    assert f"| k=25 | 1.35 | {blocks.numbers['k25_error']} |" in texts["table1"]
     assert "encoder_over_this" in texts["encoding_speed"]
 
 
