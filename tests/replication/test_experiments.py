@@ -101,7 +101,6 @@ def test_the_rows_have_the_settings_that_the_search_found_best() -> None:
 def test_the_experiment_on_the_gap_has_the_values_of_its_plan_on_the_seeds_of_the_base() -> None:
     (gap,) = [e for e in experiments("paper") if e.name == "gap"]
     sweeps = {(sweep.factor, sweep.k): dict(sweep.points) for sweep in gap.sweeps}
-    assert len(sweeps) == len(gap.sweeps) - 1, "the schedule starts from two values at k = 25"
     assert {k for factor, k in sweeps if factor == "k"} == {10, 25, 40, 70, 100}
     for (factor, k), points in sweeps.items():
         base, *others = [at(3) for at in points.values()]
