@@ -4,12 +4,13 @@ Sphinx reads the checkout from its root, pages and executed notebooks where they
 to the same place in the site as in the repository.
 """
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from docutils.utils.math.latex2mathml import tex2mathml
+from latex2mathml.converter import convert
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 
@@ -31,14 +32,15 @@ nb_ipywidgets_js: dict[str, Any] = {}
 nb_merge_streams = True
 
 napoleon_use_ivar = True
+viewcode_follow_imported_members = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-python_maximum_signature_line_length = 100
 autodoc_default_options = {"members": True, "undoc-members": False}
 
 html_theme = "furo"
 html_title = project
+html_favicon = "icon.svg"
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
 html_copy_source = False
@@ -58,9 +60,10 @@ def correct_links(app: Sphinx, page: str, source: list[str]) -> None:
         source[0] = source[0].replace("](../docs/", "](../../../docs/")
 
 
-def escape_bars(app: Sphinx, kind: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Keep reStructuredText from reading the bars of an absolute value as a substitution."""
-    lines[:] = [line if "``" in line else line.replace("|", r"\|") for line in lines]
+def escape(app: Sphinx, kind: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Keep reStructuredText from reading ``|x|`` as a substitution, and an attribute ``x_`` as a link."""
+    bars = [line if "``" in line else line.replace("|", r"\|") for line in lines]
+    lines[:] = [re.sub(r"^(:ivar \w+)_:", r"\1\_:", line) for line in bars]
 
 
 def link_names(app: Sphinx, tree: nodes.document) -> None:
@@ -76,14 +79,22 @@ def link_names(app: Sphinx, tree: nodes.document) -> None:
 def write_formula(translator: Any, node: nodes.math | nodes.math_block) -> None:
     """Write a formula as MathML, which browsers show without any script."""
     block = isinstance(node, nodes.math_block)
-    formula = tex2mathml(node.astext(), as_block=block)
+    formula = convert(node.astext(), display="block" if block else "inline")
     translator.body.append(f'<div class="math">{formula}</div>' if block else formula)
     raise nodes.SkipNode
 
 
-def add_built_pages(app: Sphinx, error: Exception | None) -> None:
+def make_accessible(out: Path) -> None:
+    """Give captions of the menu their level, and let the keyboard scroll wide code."""
+    for path in out.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        text = text.replace('role="heading">', 'role="heading" aria-level="2">')
+        path.write_text(text.replace("<pre>", '<pre tabindex="0">'), encoding="utf-8")
+
+
+def finish(app: Sphinx, error: Exception | None) -> None:
     """Put the explorer and the units of a trained coder into the site, and a first page that leads to its index."""
-    if error is not None or app.builder.name != "html":
+    if error is not None:
         return
     from explorer.build import main as build_explorer
     from ksae_lib import load_pretrained
@@ -91,15 +102,18 @@ def add_built_pages(app: Sphinx, error: Exception | None) -> None:
     from replication.data.base import DataConfig
 
     out, data = Path(app.outdir), load_data(DataConfig())
+    make_accessible(out)
     build_explorer(["--out", str(out / "explorer.html")])
     load_pretrained("mnist-k25").report(data.test_x, out / "units.html", y=data.test_y, image_shape=data.image_shape)
-    (out / "index.html").write_text('<!doctype html><meta http-equiv="refresh" content="0; url=docs/index.html">')
+    head = f'<title>{project}</title><link rel="icon" href="_static/icon.svg">'
+    lead = '<meta http-equiv="refresh" content="0; url=docs/index.html">'
+    (out / "index.html").write_text(f'<!doctype html><html lang="en"><meta charset="utf-8">{head}{lead}')
 
 
 def setup(app: Sphinx) -> None:
     """Sphinx calls this."""
     app.add_html_math_renderer("mathml", (write_formula, None), (write_formula, None))
     app.connect("source-read", correct_links)
-    app.connect("autodoc-process-docstring", escape_bars)
+    app.connect("autodoc-process-docstring", escape)
     app.connect("doctree-read", link_names)
-    app.connect("build-finished", add_built_pages)
+    app.connect("build-finished", finish)
