@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 project = "k-Sparse Autoencoders, replicated"
 root_doc = "docs/index"
+highlight_language = "none"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 include_patterns = ["README.md", "docs/*", "data/README.md", "results/*/notebooks/*.ipynb", "results/*/tables/*.md"]
 exclude_patterns = [".*", "results/*/runs", "results/local", "results/smoke"]

@@ -55,13 +55,14 @@ def test_pages_are_there(pages, site):
     wanted = ["explorer", "units", "README", "docs/api", "results/paper/notebooks/07_what_it_takes"]
     wanted += [f"docs/{path.stem}" for path in (ROOT / "docs").glob("*.md")]
     stored = [path for profile in ("quick", "paper", "search") for path in ROOT.glob(f"results/{profile}/notebooks/*")]
-    wanted += [str(path.relative_to(ROOT).with_suffix("")) for path in stored]
-    assert len(stored) >= 12
-    assert [name for name in wanted if site / f"{name}.html" not in pages] == []
+    notebooks = [str(path.relative_to(ROOT).with_suffix("")) for path in stored]
+    assert len(notebooks) >= 12
+    assert [name for name in [*wanted, *notebooks] if site / f"{name}.html" not in pages] == []
     (target,) = re.findall(r"url=([^\"]+)", (site / "index.html").read_text("utf-8"))
     assert (site / target).exists()
     index = pages[site / "docs/index.html"]
     assert {"../explorer.html", "../units.html", "paper_beside_code.html", "faq.html"} <= set(index.links)
+    assert [name for name in notebooks if f"../{name}.html" not in index.links] == []
 
 
 def test_every_link_and_image_leads_somewhere(pages):
