@@ -116,9 +116,10 @@ def study(tmp_path: Path) -> Study:
         metrics = {**said, "test_error": len(mistakes) / 100, "test_mistakes": mistakes, "seed": seed}
         study.store.save(row.at(seed), metrics, TRIALS)
     write_report(study)
-    # It shows no runs, so it is due wherever there is evidence.
+    # They show no runs, so they are due wherever there is evidence.
     study.notebooks.mkdir()
-    shutil.copy(project_root() / "results" / "quick" / "notebooks" / "00_one_digit.ipynb", study.notebooks)
+    for name in ("00_one_digit", "08_inside_a_network"):
+        shutil.copy(project_root() / "results" / "quick" / "notebooks" / f"{name}.ipynb", study.notebooks)
     return study
 
 
