@@ -287,9 +287,9 @@ def test_rows_are_rounded_as_torch_rounds_them() -> None:
     np.testing.assert_allclose(rounded.slip, np.linalg.norm(theirs.float().numpy() - rows, axis=1), rtol=1e-5)
 
 
-def test_screening_in_bfloat16_keeps_what_float32_keeps_in_a_million_rows_with_near_ties() -> None:
+def test_screening_in_bfloat16_keeps_what_float32_keeps_in_rows_with_near_ties() -> None:
     left_out = misled = 0
-    for seed in range(100):
+    for seed in range(10):
         x, weight, bias = near_ties(np.random.default_rng(seed), 10_000)
         (z, kept), (exact, wanted) = (screened(x, weight, bias, 10, margin) for margin in (None, 1e30))
         np.testing.assert_array_equal(kept, wanted)
@@ -297,8 +297,8 @@ def test_screening_in_bfloat16_keeps_what_float32_keeps_in_a_million_rows_with_n
         left_out += int((z != exact).sum())
         rounded = torch.from_numpy(x).bfloat16() @ torch.from_numpy(weight).bfloat16().T
         misled += int((numpy_support(rounded.float().numpy() + bias, 10) != wanted).any(1).sum())
-    assert left_out > 0.3 * 100 * 10_000 * 64, "most entries need no second product"
-    assert misled > 0.3 * 100 * 10_000, "without the second product supports would differ"
+    assert left_out > 0.3 * 10 * 10_000 * 64, "most entries need no second product"
+    assert misled > 0.3 * 10 * 10_000, "without the second product supports would differ"
     double = x.astype(np.float64) @ weight.T + bias
     np.testing.assert_allclose(exact, double, rtol=1e-5, atol=1e-5)
 

@@ -105,7 +105,7 @@ def test_several_runs_are_one_batch_and_a_diverged_one_leaves_the_others(
         (["notebook", "beyond", "--profile", "quick"], "has no notebook of its own: table1"),
         (["data", "verify", "--root", "nowhere"], "train-images-idx3-ubyte.gz is missing"),
         (["data", "get", "norb", "--from", "nowhere"], "nowhere"),
-        (["report", "--check", "--profile", "smoke"], "table1.csv is missing or out of date"),
+        (["report", "--check", "--profile", "search,smoke"], "smoke/tables/table1.csv is missing or out of date"),
     ],
 )
 def test_a_users_mistake_ends_in_one_sentence_and_status_1(
