@@ -28,8 +28,10 @@ everything: $(READY)
 norb: $(READY)
 	$(BIN)/ksae reproduce --profile $(PROFILE) --only $(STAND_IN)
 
-test: lint fresh citation notebooks $(READY)
-	$(BIN)/python -m pytest
+# Two at a time, each with one thread: two cores do the checks, then the tests.
+test: $(READY)
+	$(MAKE) --jobs=2 --output-sync=target notebooks lint fresh citation
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # The committed executed notebooks, executed again at smoke size into an empty folder, must say the same.
 notebooks: $(READY)
