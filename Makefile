@@ -30,8 +30,10 @@ everything: $(READY)
 norb: $(READY)
 	$(BIN)/ksae reproduce --profile $(PROFILE) --only $(STAND_IN)
 
-test: lint fresh citation notebooks $(SITE_READY)
-	$(BIN)/python -m pytest
+# Two at a time, each with one thread: two cores do the checks, then the tests.
+test: $(SITE_READY)
+	$(MAKE) --jobs=2 --output-sync=target notebooks lint fresh citation
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # The committed executed notebooks, executed again at smoke size into an empty folder, must say the same.
 notebooks: $(READY)
@@ -58,7 +60,7 @@ site: $(SITE_READY)
 	@echo "Open results/local/site/index.html."
 
 report: $(READY)
-	for profile in smoke quick paper search; do $(BIN)/ksae report --update-evidence --profile $$profile || exit; done
+	$(BIN)/ksae report --update-evidence --profile smoke,quick,paper,search
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -68,7 +70,7 @@ lint: $(READY)
 
 # Committed tables, README numbers and executed notebooks must be what the committed runs and sources give.
 fresh: $(READY)
-	for profile in smoke quick paper search; do $(BIN)/ksae report --check --profile $$profile || exit; done
+	$(BIN)/ksae report --check --profile smoke,quick,paper,search
 
 # In an environment of its own: it needs an older jsonschema than JupyterLab does.
 citation: .venv-citation/.ready

@@ -35,8 +35,10 @@ def carried_out(tmp_path_factory: pytest.TempPathFactory) -> Study:
     folder = tmp_path_factory.mktemp("checked") / "results"
     study = Study("quick", results=folder, evidence=folder)
     threads = torch.get_num_threads()
+    torch.set_num_threads(2)
     carry_out([ENCODER, READOUT], study, device="cpu")
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(threads)
     return study
 
 
