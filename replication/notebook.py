@@ -99,10 +99,9 @@ def _tidy(notebook: Any) -> None:
     notebook.metadata.get("language_info", {}).pop("version", None)
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"
-        alt = cell.metadata.get("mystnb", {}).get("image", {})
-        for output in cell.get("outputs", ()):
+        for output in cell.get("outputs", ()) if (image := cell.metadata.get("mystnb", {}).get("image")) else ():
             if "image/png" in output.get("data", {}):
-                output.metadata["image/png"] = dict(alt)
+                output.metadata["image/png"] = {"alt": image["alt"]}
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
     said = [figure.get_suptitle()]
     for axis in figure.axes:
         said += [axis.get_title() or axis.get_title(loc="left"), axis.get_ylabel(), axis.get_xlabel()]
-    title, *panels = dict.fromkeys(" ".join(text.split()) for text in said if text) or [name]
+    title, *panels = dict.fromkeys(" ".join(text.split()) for text in said if text) or [""]
     files = {".png": {"Software": None}, ".svg": {"Date": None, "Title": title, "Description": "; ".join(panels)}}
     with mpl.rc_context({"svg.hashsalt": "ksae"}):
         for suffix, metadata in files.items():
@@ -183,9 +183,8 @@ def error_against_k(study: Study) -> Figure:
     axis.annotate("the paper", (_PAPER_KS[1], paper[1]), (0, -14), textcoords="offset points", ha="center", color="0.4")
     axis.set(xlabel="k, units kept of 1000", ylabel="test error", ylim=(0, None), xscale="log")
     axis.yaxis.set_major_formatter(PercentFormatter(decimals=1))
-    ticks = sorted(table["k"].unique())
-    axis.set_xticks(ticks, labels=[f"{k:g}" for k in ticks], minor=False)
-    axis.minorticks_off()
+    axis.set_xticks(sorted(table["k"].unique()))
+    axis.xaxis.set(major_formatter="{x:g}", minor_locator=NullLocator())
     return figure
 
 
@@ -204,7 +203,7 @@ def what_it_takes(study: Study) -> Figure:
     for axis, k in zip(axes[0], ks, strict=True):
         part, paper = table[table["k"] == k], cast("float", paper_figure(1, f"k{k}"))
         places = [names.index(name) for name in zip(part["factor"], part["value"], strict=True)]
-        axis.axvline(0, color="0.7", zorder=0)
+        axis.axvline(0, color="C0", zorder=0)
         axis.axvline(paper - bases[k], color="C3", linestyle=":", zorder=0)
         axis.errorbar(part["test_effect"], places, xerr=part["test_ci_half"], fmt="o", color="0.25", capsize=2)
         axis.set_title(f"k = {k}: {bases[k]:.2f}%, the paper {paper:.2f}%", fontsize=10)
@@ -249,12 +248,13 @@ def training_curves(histories: dict[int, pd.DataFrame], units: int) -> Figure:
     """Loss, k and live units against the epoch, one line for each k."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.2))
     labels = {"loss": "E = ‖x − x̂‖² per image", "k": "units kept, k(t)", "live_units": "units kept at least once"}
+    axes[2].axhspan(units, units, edgecolor="0.7", linestyle=":")
     for axis, (column, label) in zip(axes, labels.items(), strict=True):
         for k, history in histories.items():
             axis.plot(history["epoch"] + 1, history[column], label=f"k = {k}")
         axis.set(xlabel="epoch", ylabel=label)
+        axis.locator_params(axis="x", integer=True)
         _name_lines(axis, apart=0.08)
-    axes[2].axhline(units, color="0.7", linestyle=":")
     return figure
 
 
@@ -300,16 +300,15 @@ def finetuning_curves(rows: list[tuple[str, list[StoredRun]]]) -> Figure:
         _line(axis, name, f"C{len(axis.lines)}", error.index + 1, error, error - half, error + half)
     for axis, title in zip(axes, ("one hidden layer", "two hidden layers"), strict=True):
         axis.set(title=title, xlabel="epoch", yscale="log")
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6)))
-        axis.yaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set(major_locator=LogLocator(subs=(1, 1.5, 2, 3, 4, 6)), minor_locator=NullLocator())
         axis.yaxis.set_major_formatter("{x:g}%")
         _name_lines(axis, apart=0.1)
-    axes[0].set_ylabel("validation error")
+    axes[0].set_ylabel("validation error, 95% binomial bands")
     return figure
 
 
 def alpha_curves(rows: list[tuple[str, list[StoredRun]]]) -> Figure:
-    """Errors and FVU against α of labelled readouts: a column for each kind of net, a line for each k.
+    """Errors and FVU against α of labelled readouts: a row for each kind of net, a line for each k.
 
     Bands reach over the seeds. At each α the l2 is the best by validation error.
     """
@@ -321,17 +320,18 @@ def alpha_curves(rows: list[tuple[str, list[StoredRun]]]) -> Figure:
         same = nets.setdefault(label.replace(f", k={encoder.method.k}", ""), {})
         same[encoder.method.k] = best.groupby("alpha")[list(_OF_ALPHA)].agg(["mean", "min", "max"])
     colours = {k: f"C{i}" for i, k in enumerate(sorted({k for net in nets.values() for k in net}))}
-    figure, axes = plt.subplots(3, len(nets), figsize=(2.4 * len(nets) + 0.6, 6.6), sharey="row", squeeze=False)
-    for name, of_measure in zip(_OF_ALPHA, axes, strict=True):
-        for axis, (net, lines) in zip(of_measure, nets.items(), strict=True):
+    size = (9, 1.8 * len(nets) + 0.8)
+    figure, axes = plt.subplots(len(nets), 3, figsize=size, sharex=True, sharey="col", squeeze=False)
+    for of_net, (net, lines) in zip(axes, nets.items(), strict=True):
+        for axis, name in zip(of_net, _OF_ALPHA, strict=True):
             for k, found in lines.items():
                 _line(axis, f"k = {k}", colours[k], found.index, *found[name].to_numpy().T)
-            axis.set(xlabel="α", ylabel=_OF_ALPHA[name], xticks=found.index)
-            axis.set_title(fill(net, 22) if name == "validation_error" else "", fontsize=11)
+            axis.set(xticks=found.index, title=_OF_ALPHA[name] if net == next(iter(nets)) else "")
             axis.yaxis.set_major_formatter("{x:g}" if name == "fvu" else "{x:g}%")
-            axis.label_outer()
-        for axis in of_measure:
-            _name_lines(axis, apart=0.1)
+        of_net[0].set_ylabel(fill(net, 14, break_on_hyphens=False))
+    for axis in axes.flat:
+        _name_lines(axis, apart=0.12)
+    figure.supxlabel("α", fontsize=10)
     return figure
 
 
