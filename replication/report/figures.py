@@ -217,10 +217,9 @@ def gabor_histogram(explained: dict[str, list[float]]) -> Figure:
     """How much of the variance of each filter its best Gabor function explains: shares, by the name of the filters."""
     figure, axis = plt.subplots(figsize=(6, 3.2))
     for i, (label, values) in enumerate(explained.items()):
-        counts, edges, _ = axis.hist(values, np.linspace(0, 1, 41).tolist(), alpha=0.6)
-        top = int(np.argmax(counts))
-        axis.annotate(label, (edges[top], counts[top]), (0, 3), textcoords="offset points", ha="center", color=f"C{i}")
-    axis.set(xlabel="variance explained by the best Gabor function", ylabel="filters", xlim=(0, 1), ymargin=0.1)
+        axis.hist(values, np.linspace(0, 1, 41).tolist(), alpha=0.6)
+        axis.annotate(label, (0.98, 0.92 - 0.09 * i), xycoords="axes fraction", ha="right", color=f"C{i}")
+    axis.set(xlabel="variance explained by the best Gabor function", ylabel="filters", xlim=(0, 1))
     axis.xaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
