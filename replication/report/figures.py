@@ -301,6 +301,7 @@ def finetuning_curves(rows: list[tuple[str, list[StoredRun]]]) -> Figure:
         axis.set(title=title, xlabel="epoch", yscale="log")
         axis.yaxis.set(major_locator=LogLocator(subs=(1, 1.5, 2, 3, 4, 6)), minor_locator=NullLocator())
         axis.yaxis.set_major_formatter("{x:g}%")
+        axis.locator_params(axis="x", integer=True)
         _name_lines(axis, apart=0.1)
     axes[0].set_ylabel("validation error, 95% binomial bands")
     return figure
