@@ -50,7 +50,7 @@ bench: $(READY)
 
 demo: $(READY)
 	$(BIN)/python -m explorer.build --out results/local/explorer.html
-	$(BIN)/jupyter nbconvert --log-level WARN --to html --output-dir results/local results/quick/notebooks/00_one_digit.ipynb
+	$(BIN)/jupyter nbconvert --log-level WARN --to html --template classic --output-dir results/local results/quick/notebooks/00_one_digit.ipynb
 	for page in 00_one_digit explorer; do $(BIN)/python -m webbrowser "file://$(CURDIR)/results/local/$$page.html"; done
 	@echo "Open results/local/00_one_digit.html and results/local/explorer.html where no browser opened."
 

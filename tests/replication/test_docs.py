@@ -58,6 +58,13 @@ def test_every_page_is_linked_from_the_readme_or_from_the_index():
 
 
 @pytest.mark.parametrize("page", CARDS, ids=names_of(CARDS))
+def test_every_picture_is_described_in_a_sentence(page):
+    told = re.findall(r"!\[(.*?)\]\(", FENCE.sub("", text_of(page)))
+    assert [alt for alt in told if not (alt.endswith(".") and len(alt.split()) >= 10)] == []
+    assert page.name not in ("README.md", "results.md") or page.parent.name == "data" or len(told) >= 2
+
+
+@pytest.mark.parametrize("page", CARDS, ids=names_of(CARDS))
 def test_every_link_leads_somewhere(page):
     links = re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", text_of(page)))
     inside = [link.partition("#") for link in links if not link.startswith("http")]

@@ -74,6 +74,31 @@ def test_an_executed_notebook_holds_the_result_and_nothing_volatile(tmp_path: Pa
     assert [path.name for path in output.parent.iterdir()] == ["a.ipynb"]
 
 
+def test_a_picture_gets_the_alt_text_of_its_cell(tmp_path: Path) -> None:
+    shown = "from IPython.display import Image, display\ndisplay(Image(data=b'\\x89PNG\\r\\n\\x1a\\n', format='png'))"
+    source = write(tmp_path / "a.ipynb", "x: int = 1  # a number", shown, shown)
+    notebook = nbformat.read(source, as_version=4)
+    notebook.cells[1].metadata["mystnb"] = {"image": {"alt": "A picture of nothing."}}
+    nbformat.write(notebook, source)
+    executed = nbformat.read(execute_notebook(source, tmp_path / "b.ipynb", {"x": 1}), as_version=4)
+    told = [output.metadata for cell in executed.cells for output in cell.outputs]
+    assert told == [{"image/png": {"alt": "A picture of nothing."}}, {}]
+
+
+def test_every_committed_picture_has_an_alt_text() -> None:
+    executed = sorted((project_root() / "results").glob("[!l]*/notebooks/*.ipynb"))
+    outputs = [
+        (path.name, output)
+        for path in executed
+        for cell in nbformat.read(path, as_version=4).cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    assert len(outputs) > 60
+    told = [(name, output.metadata.get("image/png", {}).get("alt", "")) for name, output in outputs]
+    assert [name for name, alt in told if not alt.endswith(".")] == []
+
+
 @pytest.mark.parametrize("before", [None, "elsewhere"])
 def test_the_notebook_alone_sees_its_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str | None
