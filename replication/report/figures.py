@@ -103,6 +103,7 @@ def filter_panels(
     shape: tuple[int, ...],
     rows: int = 4,
     columns: int = 30,
+    fits: Sequence[float] = (),
 ) -> Figure:
     """Figures 1, 2 and 3: filters of several autoencoders, some rows a panel.
 
@@ -114,18 +115,17 @@ def filter_panels(
         x: training images (shape: [examples, inputs]).
         shape: of an image, see ``Dataset.image_shape``.
         rows, columns: filters shown of each.
+        fits: how well a Gabor function fits each of the first live units; these are shown, the best fit first.
     """
-    mosaics = {}
+    mosaics, order = {}, np.argsort(-np.array(fits), kind="stable") if fits else slice(None)
     for run, model in nets:
         live = metrics.live_units(model, x)
-        weight = model.weight.detach().numpy()[live]
+        weight = model.weight.detach().numpy()[live][order]
         mosaics[net_title(run, int(live.sum()))] = filter_mosaic(weight, shape, rows, columns)
     height, width = next(iter(mosaics.values())).shape[:2]
     figure, axes = plt.subplots(len(mosaics), figsize=(12, (12 * height / width + 0.4) * len(mosaics)), squeeze=False)
     for axis, (title, mosaic) in zip(axes[:, 0], mosaics.items(), strict=True):
-        if mosaic.ndim == 3:
-            mosaic = np.nan_to_num((mosaic + 1) / 2, nan=1)
-        _show(axis, mosaic)
+        _show(axis, np.nan_to_num((mosaic + 1) / 2, nan=1) if mosaic.ndim == 3 else mosaic)
         axis.set_title(title, loc="left")
     return figure
 
