@@ -381,7 +381,7 @@ def load_pretrained(name: str) -> KSparseCoder:
     """A trained coder that comes with the library, from its folder and never from a network.
 
     Args:
-        name: as ``mnist-k25``; docs/models.md has them all. Examples are pixels from 0 to 1.
+        name: as ``mnist-k25``; docs/models.md has them all and says what examples are.
 
     Raises:
         ValueError: there is no such coder, or its file is damaged.

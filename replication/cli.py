@@ -43,7 +43,7 @@ def add_verbs(commands: Any) -> None:
     made.add_argument("name", help="file name in notebooks/ without .ipynb, or an experiment that has a notebook")
     made = _verb(
         commands, "report", _report, "Write tables, figures and README numbers from the stored runs.",
-        "ksae report", "ksae report --check --verbose", "ksae report --profile paper --update-evidence",
+        "ksae report", "ksae report --check --verbose", "ksae report --profile quick,paper --update-evidence",
     )  # fmt: skip
     made.add_argument("--check", action="store_true", help="write nothing; fail if something committed is out of date")
     made.add_argument("--verbose", action="store_true", help="name the runs of other code")
@@ -207,13 +207,15 @@ def _report(options: argparse.Namespace) -> None:
     from replication.report.write import write_report
 
     options.update_evidence |= options.check
-    study = _study(options)
-    if not options.check:
-        print("\n".join(map(os.path.relpath, write_report(study))))
-        return
-    total, others = code_state(study.evidence)
-    print(f"{study.profile}: {len(others)} of {total} committed runs are of other code than what is here.")
-    if options.verbose:
-        print("\n".join(others))
-    if found := stale(study):
-        raise KsaeError("\n".join(found))
+    for profile in options.profile.split(","):
+        options.profile = profile
+        study = _study(options)
+        if not options.check:
+            print("\n".join(map(os.path.relpath, write_report(study))))
+            continue
+        total, others = code_state(study.evidence)
+        print(f"{study.profile}: {len(others)} of {total} committed runs are of other code than what is here.")
+        if options.verbose:
+            print("\n".join(others))
+        if found := stale(study):
+            raise KsaeError("\n".join(found))

@@ -93,12 +93,15 @@ def check_parameters(source: Path, parameters: dict[str, Any]) -> None:
 
 
 def _tidy(notebook: Any) -> None:
-    """Remove what changes from one execution to the next: times, paths, widget state."""
+    """Remove what changes from one execution to the next (times, paths, widget state); give pictures their alt text."""
     for holder, key in itertools.product((notebook, *notebook.cells), ("papermill", "execution", "widgets")):
         holder.metadata.pop(key, None)
     notebook.metadata.get("language_info", {}).pop("version", None)
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"
+        for output in cell.get("outputs", ()) if (image := cell.metadata.get("mystnb", {}).get("image")) else ():
+            if "image/png" in output.get("data", {}):
+                output.metadata["image/png"] = {"alt": image["alt"]}
 
 
 @contextmanager

@@ -17,11 +17,11 @@ from replication.study import Study
 
 
 def write(folder: Path) -> Iterator[str]:
-    """Write file and card of every coder, the nets of Figure 1 with weights rounded to float16; their names."""
+    """Write file and card of every coder, the nets of Figures 1 and 3 with weights rounded to float16; their names."""
     study = Study("quick")
     known = KSparseCoder().get_params()
     readouts = [row.at(0) for one in study.experiments for row in one.rows if row.table == 1]
-    for run in study.experiment("figure1").filters:
+    for run in (*study.experiment("figure1").filters, *study.experiment("figure3").filters):
         net: Any = run.method
         name, data = f"{run.data.name}-k{net.k}", load_data(run.data)
         stored, model = study.evidence.read(run.run_id), cast(KSparseAutoencoder, study.evidence.load_model(run))
@@ -35,7 +35,7 @@ def write(folder: Path) -> Iterator[str]:
         with safe_open(path, framework="pt") as file:
             digest = file.metadata()["sha256"]
         card = {
-            "k": net.k, "units": net.units, "trained_on": f"{data.train_x.shape[0]:,} {run.data.title} images",
+            "k": net.k, "units": net.units, "trained_on": f"{len(data.train_x):,} examples of {run.data.title}",
             "data_sha256": data.sha256, "settings": asdict(net), "live_units": coder.live_units_,
             "test_fvu": round(on_test["fvu"], 5), "run": run.run_id, "code_digest": stored.metrics["code_digest"],
             "sha256": digest,

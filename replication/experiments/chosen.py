@@ -24,27 +24,27 @@ _NAME, _DROPOUT, _DEEP, _K_NET = (
     "Deep dropout AE + F.T.",
     "Deep k-sparse AE + F.T.",
 )
-_NET = {"visible": "sigmoid"}
+_LINEAR = {"visible": "linear"}
 # Constant k and half the printed rate, that of a loss with a half: no schedule is needed where nothing dies.
 _K_SPARSE: dict[str, Any] = {
     "bias_init": "centered", "activation": "linear", "k_start": None, "learning_rate": 0.005, "batch_size": 20,
 }  # fmt: skip
 _MNIST = {
-    "rbm": Chosen("RBM", "", "rbm", {"learning_rate": 0.05, "persistent": False, "cd_steps": 5}),
+    "rbm": Chosen("RBM", "", "rbm", {"learning_rate": 0.0054, "persistent": False, "cd_steps": 1, "batch_size": 20}),
     "dropout": Chosen(
-        "Dropout autoencoder", _DROPOUT, "autoencoder", {**_NET, "hidden_dropout": 0.5, "learning_rate": 0.001}
+        "Dropout autoencoder", _DROPOUT, "autoencoder", {**_LINEAR, "hidden_dropout": 0.5, "learning_rate": 0.0079}
     ),
-    # Activities below are not confined to [0, 1], so the visible layer is linear whatever was chosen for images.
-    "upper": Chosen("", "", "autoencoder", {"visible": "linear", "hidden_dropout": 0.5, "learning_rate": 0.001}),
+    "upper": Chosen("", "", "autoencoder", {**_LINEAR, "hidden_dropout": 0.5, "learning_rate": 0.001}),
     "denoising": Chosen(
-        "Denoising autoencoder", _DENOISING, "autoencoder", {**_NET, "input_dropout": 0.2, "learning_rate": 0.01}
+        "Denoising autoencoder", _DENOISING, "autoencoder",
+        {**_LINEAR, "input_dropout": 0.2, "learning_rate": 0.0038, "batch_size": 20},
     ),
     "both": Chosen(
         "Dropout + denoising autoencoder", "20% input and 50% hidden", "autoencoder",
-        {"input_dropout": 0.2, "hidden_dropout": 0.5, "visible": "linear", "learning_rate": 0.003},
+        {**_LINEAR, "input_dropout": 0.2, "hidden_dropout": 0.5, "learning_rate": 0.00054, "batch_size": 20},
     ),
     **{f"k{k}": Chosen(_NAME, f"k={k}", "k_sparse", {**_K_SPARSE, "k": k}) for k in (100, 70, 40, 25, 10)},
-    "relu": Chosen("ReLU autoencoder", "", "autoencoder", {**_NET, "learning_rate": 0.001}),
+    "relu": Chosen("ReLU autoencoder", "", "autoencoder", {"visible": "sigmoid", "learning_rate": 0.001}),
     "kl_sparse": Chosen("KL-sparse autoencoder", "ρ=0.05", "kl_sparse", {"learning_rate": 0.1, "beta": 0.1}),
     "dbn": Chosen("DBN", "two layers", "dbn", {"learning_rate": 0.02, "persistent": False, "cd_steps": 1}),
     "random_k": Chosen("Random weights", "k=25", "random_k", {}),

@@ -62,7 +62,7 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
     # What verdicts rest on; patches of the first 4,000 images of CIFAR-10.
     "paper": {
         "mnist": _mnist(
-            60, 20, 30, readout={"alphas": (1, 2, 3, 4), "l2": (0.0001, 0.00003, 0.00001, 0.000003)},
+            60, 27, 30, readout={"alphas": (1, 2, 3, 4), "l2": (0.0001, 0.00003, 0.00001, 0.000003)},
             dense_readout={"l2": (0.001, 0.0003, 0.0001, 0.00003, 0.00001, 0.000003, 0.000001, 0.0000001)},
         ),
         "patches": {

@@ -124,7 +124,7 @@ class Blocks:
         cards = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in PRETRAINED.glob("*.json")}
         rows = [
             {
-                "Name": f"`{name}`", "Live units": card["live_units"], "FVU of test images": card["test_fvu"],
+                "Name": f"`{name}`", "Live units": card["live_units"], "FVU of test examples": card["test_fvu"],
                 "Test error of the readout (%)": f"{card['readout']['test_error']:.2f}" if "readout" in card else "–",
                 "Run": card["run"],
             }

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import Any, cast
 
 import matplotlib as mpl
@@ -13,22 +14,31 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
+from scipy.optimize import isotonic_regression
 
 from ksae_lib import metrics
 from ksae_lib.io import atomic_path
 from ksae_lib.model import KSparseAutoencoder
 from replication.methods.autoencoders import kl_penalty
 from replication.report.tables import net_title, paper_figure, sweep_table
-from replication.runs import EncoderRun, StoredRun
+from replication.runs import EncoderRun, StoredRun, requires
 from replication.study import Study
 
+# The one palette: its ten colours stay apart for colour-blind readers. Notebooks that import this module have it too.
+sns.set_palette("colorblind")
+mpl.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "figure.constrained_layout.use": True})
 _PAPER_KS = (10, 25, 40)
+_OF_ALPHA = {"validation_error": "validation error", "test_error": "test error", "fvu": "validation FVU"}
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Save as ``<folder>/<name>.png`` and ``.svg``; the same figure gives the same bytes."""
-    files = {".png": {"Software": None}, ".svg": {"Date": None}}
+    """Save as ``<folder>/<name>.png`` and ``.svg``, which says what it shows; the same figure gives the same bytes."""
+    said = [figure.get_suptitle()]
+    for axis in figure.axes:
+        said += [axis.get_title() or axis.get_title(loc="left"), axis.get_ylabel(), axis.get_xlabel()]
+    title, *panels = dict.fromkeys(" ".join(text.split()) for text in said if text) or [""]
+    files = {".png": {"Software": None}, ".svg": {"Date": None, "Title": title, "Description": "; ".join(panels)}}
     with mpl.rc_context({"svg.hashsalt": "ksae"}):
         for suffix, metadata in files.items():
             with atomic_path(folder / (name + suffix)) as temporary:
@@ -82,7 +92,7 @@ def example_panel(x: np.ndarray, y: np.ndarray, shape: tuple[int, ...], columns:
     chosen = np.concatenate([np.flatnonzero(y == label)[:columns] for label in classes])
     mosaic = _mosaic(_pictures(x[chosen], shape), len(classes), columns)
     height, width = mosaic.shape
-    figure, axis = plt.subplots(figsize=(12, 12 * height / width), layout="constrained")
+    figure, axis = plt.subplots(figsize=(12, 12 * height / width))
     _show(axis, mosaic, *np.nanpercentile(mosaic, (1, 99)))
     return figure
 
@@ -93,6 +103,7 @@ def filter_panels(
     shape: tuple[int, ...],
     rows: int = 4,
     columns: int = 30,
+    fits: Sequence[float] = (),
 ) -> Figure:
     """Figures 1, 2 and 3: filters of several autoencoders, some rows a panel.
 
@@ -104,20 +115,18 @@ def filter_panels(
         x: training images (shape: [examples, inputs]).
         shape: of an image, see ``Dataset.image_shape``.
         rows, columns: filters shown of each.
+        fits: how well a Gabor function fits each of the first live units; these are shown, the best fit first.
     """
-    mosaics = {}
+    mosaics, order = {}, np.argsort(-np.array(fits), kind="stable") if fits else slice(None)
     for run, model in nets:
         live = metrics.live_units(model, x)
-        weight = model.weight.detach().numpy()[live]
+        weight = model.weight.detach().numpy()[live][order]
         mosaics[net_title(run, int(live.sum()))] = filter_mosaic(weight, shape, rows, columns)
     height, width = next(iter(mosaics.values())).shape[:2]
-    size = (12, (12 * height / width + 0.3) * len(mosaics))
-    figure, axes = plt.subplots(len(mosaics), 1, figsize=size, layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(len(mosaics), figsize=(12, (12 * height / width + 0.4) * len(mosaics)), squeeze=False)
     for axis, (title, mosaic) in zip(axes[:, 0], mosaics.items(), strict=True):
-        if mosaic.ndim == 3:
-            mosaic = np.nan_to_num((mosaic + 1) / 2, nan=1)
-        _show(axis, mosaic)
-        axis.set_title(title, fontsize=9, loc="left")
+        _show(axis, np.nan_to_num((mosaic + 1) / 2, nan=1) if mosaic.ndim == 3 else mosaic)
+        axis.set_title(title, loc="left")
     return figure
 
 
@@ -141,15 +150,10 @@ def one_digit(model: KSparseAutoencoder, x: np.ndarray, shape: tuple[int, ...], 
     mosaic = _mosaic(_pictures(terms[kept], shape), -(-len(kept) // columns), columns)
     start, end, whole = _pictures(np.stack([bias, reconstruction, x]), shape)
     grey, most = (float(x.min()), float(x.max())), float(np.nanpercentile(np.abs(mosaic), 99.5))
-    panels: dict[str, tuple[np.ndarray, tuple[Any, ...]]] = {
-        "bias b'": (start, grey),
-        f"+ the {len(kept)} terms z w of the kept units": (mosaic, (-most, most, "RdBu_r")),
-        "= reconstruction x̂": (end, grey),
-        "image x": (whole, grey),
-    }
-    figure, axes = plt.subplots(1, 4, figsize=(11, 4.2), layout="constrained", width_ratios=[1, 1.7, 1, 1])
-    for axis, (title, (image, scale)) in zip(axes, panels.items(), strict=True):
-        _show(axis, image, *scale)
+    titles = ("bias b'", f"+ the {len(kept)} terms z w of the kept units", "= reconstruction x̂", "image x")
+    figure, axes = plt.subplots(1, 4, figsize=(11, 4.2), width_ratios=[1, 1.7, 1, 1])
+    for axis, title, image in zip(axes, titles, (start, mosaic, end, whole), strict=True):
+        _show(axis, image, *((-most, most, "RdBu_r") if image is mosaic else grey))
         axis.set_title(title, fontsize=11)
     return figure
 
@@ -158,17 +162,13 @@ def error_against_k(study: Study) -> Figure:
     """Test error against k with 95% intervals, of the experiment on the gap; the paper's points."""
     table = sweep_table(study)
     table = table[table["is_base"] | (table["factor"] == "schedule")].drop_duplicates(["k", "is_base"]).sort_values("k")
-    figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-    for label, found in (
-        ("constant k", table[table["is_base"]]),
-        ("k falls during training", table[~table["is_base"]]),
-    ):
+    figure, axis = plt.subplots(figsize=(6.4, 3.6))
+    for is_base, label in ((True, "constant k"), (False, "k falls during training")):
+        found = table[table["is_base"] == is_base]
         if len(found):
             line = axis.errorbar(found["k"], found["test_error_mean"], found["test_error_half"], fmt="o-", capsize=3)
             is_last = found["k"].max() == table["k"].max()
-            place: dict[str, Any] = (
-                {"xytext": (8, 0), "va": "center"} if is_last else {"xytext": (0, 16), "ha": "center"}
-            )
+            place: Any = {"xytext": (8, 0), "va": "center"} if is_last else {"xytext": (0, 16), "ha": "center"}
             end = tuple(found[["k", "test_error_mean"]].iloc[-1])
             axis.annotate(label, end, textcoords="offset points", color=line[0].get_color(), **place)
     paper: list[Any] = [paper_figure(1, f"k{k}") for k in _PAPER_KS]
@@ -176,10 +176,8 @@ def error_against_k(study: Study) -> Figure:
     axis.annotate("the paper", (_PAPER_KS[1], paper[1]), (0, -14), textcoords="offset points", ha="center", color="0.4")
     axis.set(xlabel="k, units kept of 1000", ylabel="test error", ylim=(0, None), xscale="log")
     axis.yaxis.set_major_formatter(PercentFormatter(decimals=1))
-    ticks = sorted(table["k"].unique())
-    axis.set_xticks(ticks, labels=[f"{k:g}" for k in ticks], minor=False)
-    axis.minorticks_off()
-    sns.despine(figure)
+    axis.set_xticks(sorted(table["k"].unique()))
+    axis.xaxis.set(major_formatter="{x:g}", minor_locator=NullLocator())
     return figure
 
 
@@ -194,83 +192,85 @@ def what_it_takes(study: Study) -> Figure:
     ks = sorted(table["k"].unique())
     names = list(dict.fromkeys(zip(table["factor"], table["value"], strict=True)))
     size = (2 + 3 * len(ks), 0.26 * len(names) + 1.4)
-    figure, axes = plt.subplots(1, len(ks), figsize=size, layout="constrained", sharex=True, sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(ks), figsize=size, sharex=True, sharey=True, squeeze=False)
     for axis, k in zip(axes[0], ks, strict=True):
         part, paper = table[table["k"] == k], cast("float", paper_figure(1, f"k{k}"))
         places = [names.index(name) for name in zip(part["factor"], part["value"], strict=True)]
-        axis.axvline(0, color="0.7", zorder=0)
+        axis.axvline(0, color="C0", zorder=0)
         axis.axvline(paper - bases[k], color="C3", linestyle=":", zorder=0)
         axis.errorbar(part["test_effect"], places, xerr=part["test_ci_half"], fmt="o", color="0.25", capsize=2)
         axis.set_title(f"k = {k}: {bases[k]:.2f}%, the paper {paper:.2f}%", fontsize=10)
         axis.set(xlabel="change of the test error (points)", ylim=(len(names) - 0.5, -0.5))
         axis.set_yticks(range(len(names)), labels=[f"{factor}: {value}" for factor, value in names])
         axis.grid(axis="y", color="0.92")
-    sns.despine(figure)
     return figure
 
 
 def gabor_histogram(explained: dict[str, list[float]]) -> Figure:
-    """How much of the variance of each filter its best Gabor function explains.
-
-    Args:
-        explained: by the name of the filters, share of each.
-    """
-    figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
-    bins = np.linspace(0, 1, 41).tolist()
-    for colour, (label, values) in zip(sns.color_palette("viridis", len(explained)), explained.items(), strict=True):
-        axis.hist(values, bins, color=colour, alpha=0.6, label=label)
+    """How much of the variance of each filter its best Gabor function explains: shares, by the name of the filters."""
+    figure, axis = plt.subplots(figsize=(6, 3.2))
+    for i, (label, values) in enumerate(explained.items()):
+        axis.hist(values, np.linspace(0, 1, 41).tolist(), alpha=0.6)
+        axis.annotate(label, (0.98, 0.92 - 0.09 * i), xycoords="axes fraction", ha="right", color=f"C{i}")
     axis.set(xlabel="variance explained by the best Gabor function", ylabel="filters", xlim=(0, 1))
-    axis.legend()
-    sns.despine(figure)
+    axis.xaxis.set_major_formatter(PercentFormatter(1))
     return figure
+
+
+def _line(axis: Axes, name: str, colour: str, x: Any, y: Any, low: Any, high: Any) -> None:
+    axis.plot(x, y, color=colour, label=name)
+    axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _name_lines(axis: Axes, apart: float) -> None:
+    """Each line's label beside its right end, in its colour; labels keep apart by a share of the panel's height."""
+    axis.margins(x=0)
+    axis.get_ylim()  # Limits are found only when they are asked for.
+    place = axis.transScale + axis.transLimits
+    ends = [(float(place.transform((0, np.asarray(line.get_ydata())[-1]))[1]), line) for line in axis.lines]
+    ends.sort(key=lambda end: end[0])
+    steps = apart * np.arange(len(ends))
+    heights = isotonic_regression(np.array([end for end, _ in ends]) - steps).x + steps
+    for height, (_, line) in zip(heights, ends, strict=True):
+        text = axis.annotate(str(line.get_label()), (1, height), (5, 0), "axes fraction", "offset points", va="center")
+        text.set(color=line.get_color(), fontsize=9)
 
 
 def training_curves(histories: dict[int, pd.DataFrame], units: int) -> Figure:
     """Loss, k and live units against the epoch, one line for each k."""
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.2))
     labels = {"loss": "E = ‖x − x̂‖² per image", "k": "units kept, k(t)", "live_units": "units kept at least once"}
+    axes[2].axhspan(units, units, edgecolor="0.7", linestyle=":")
     for axis, (column, label) in zip(axes, labels.items(), strict=True):
-        for colour, (k, history) in zip(sns.color_palette("viridis", len(histories)), histories.items(), strict=True):
-            axis.plot(history["epoch"] + 1, history[column], color=colour, label=f"k = {k}")
+        for k, history in histories.items():
+            axis.plot(history["epoch"] + 1, history[column], label=f"k = {k}")
         axis.set(xlabel="epoch", ylabel=label)
-    axes[0].set_yscale("log")
-    axes[0].legend()
-    axes[2].axhline(units, color="0.7", linestyle=":")
-    sns.despine(figure)
+        axis.locator_params(axis="x", integer=True)
+        _name_lines(axis, apart=0.08)
     return figure
 
 
 def activity_histograms(activities: dict[str, np.ndarray]) -> Figure:
-    """Figure 4: how often a hidden unit has an activity of a given size, on a logarithmic axis, 0 to 6.
-
-    Args:
-        activities: hidden activities by model (shape: [examples, units]).
-    """
-    size = (3.4 * len(activities), 3)
-    figure, axes = plt.subplots(1, len(activities), figsize=size, layout="constrained", sharey=True, squeeze=False)
+    """Figure 4: how often activities have a size from 0 to 6, on a logarithmic axis; [examples, units], by model."""
+    figure, axes = plt.subplots(1, len(activities), figsize=(2.5 * len(activities), 2.8), sharey=True, squeeze=False)
     for axis, (label, h) in zip(axes[0], activities.items(), strict=True):
         counts, edges = np.histogram(h, bins=60, range=(0, 6))
-        axis.stairs(counts / h.size, edges, fill=True, color=sns.color_palette("viridis", 3)[1])
-        axis.set(title=label, xlabel="activity", yscale="log", xlim=(0, 6))
+        axis.stairs(counts / h.size, edges, fill=True)
+        axis.set(title=fill(label, 20), xlabel="activity", yscale="log", xlim=(0, 6))
     axes[0, 0].set_ylabel("share of activities")
-    sns.despine(figure)
     return figure
 
 
 def penalty_and_filters(rho: float, filters: dict[str, np.ndarray], shape: tuple[int, ...]) -> Figure:
-    """The KL penalty of the CS294A notes against the mean activation, and filters of models beside it.
+    """The KL penalty of the CS294A notes against the mean activation, of which ``rho`` is wanted; filters beside it.
 
-    Args:
-        rho: the wanted mean activation.
-        filters: by model (shape: [units, h·w]); the first 4 rows of 12 are shown.
-        shape: (h, w).
+    ``filters`` are by model (shape: [units, h·w]), of ``shape`` (h, w); the first 4 rows of 12 are shown.
     """
     panels = 1 + len(filters)
-    figure, axes = plt.subplots(1, panels, figsize=(5 * panels, 2.4), layout="constrained")
+    figure, axes = plt.subplots(1, panels, figsize=(3.3 * panels, 2))
     mean = np.linspace(0.001, 0.999, 999)
     axes[0].plot(mean, kl_penalty(torch.from_numpy(mean), rho).numpy())
     axes[0].set(title=f"KL(ρ‖ρ̂), ρ = {rho:g}", xlabel="mean activation ρ̂", xlim=(0, 1), ylim=(0, None))
-    sns.despine(ax=axes[0])
     for axis, (label, weight) in zip(axes[1:], filters.items(), strict=True):
         _show(axis, filter_mosaic(weight, shape, columns=12))
         axis.set_title(label)
@@ -278,49 +278,54 @@ def penalty_and_filters(rho: float, filters: dict[str, np.ndarray], shape: tuple
 
 
 def finetuning_curves(rows: list[tuple[str, list[StoredRun]]]) -> Figure:
-    """Validation error against epochs of fine-tuning, the mean over seeds.
+    """Validation error against epochs of fine-tuning, the mean over the runs of each labelled row, by number of layers.
 
-    Args:
-        rows: label and runs, one a seed, of each row.
+    Bands are 95% binomial intervals: what the choice of the validation images does to an error.
     """
-    figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
-    curves = pd.concat([run.history.assign(row=label) for label, stored in rows for run in stored])
-    curves["epoch"] += 1
-    sns.lineplot(curves, x="epoch", y="validation_error", hue="row", errorbar=None, palette="tab10", ax=axis)
-    axis.set(xlabel="epoch", ylabel="validation error (%)", yscale="log")
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_formatter("{x:g}")
-    return _with_legend_outside(figure, axis)
-
-
-def _with_legend_outside(figure: Figure, axis: Axes) -> Figure:
-    sns.move_legend(axis, "center left", bbox_to_anchor=(1, 0.5), fontsize=8, title=None)
-    sns.despine(figure)
+    figure, axes = plt.subplots(1, 2, figsize=(10.5, 4.4), sharex=True, sharey=True)
+    for label, stored in rows:
+        run, history = stored[0].run, pd.concat([one.history for one in stored])
+        axis = axes[int(len(requires(run)) > 1 or history["fixed_layers"].max() > 1)]
+        error = history.groupby("epoch")["validation_error"].mean()
+        half = 1.96 * np.sqrt(error * (100 - error) / run.data.sizes[1])
+        name = fill(label.replace(" + F.T.", ""), 28, break_on_hyphens=False)
+        _line(axis, name, f"C{len(axis.lines)}", error.index + 1, error, error - half, error + half)
+    for axis, title in zip(axes, ("one hidden layer", "two hidden layers"), strict=True):
+        axis.set(title=title, xlabel="epoch", yscale="log")
+        axis.yaxis.set(major_locator=LogLocator(subs=(1, 1.5, 2, 3, 4, 6)), minor_locator=NullLocator())
+        axis.yaxis.set_major_formatter("{x:g}%")
+        axis.locator_params(axis="x", integer=True)
+        _name_lines(axis, apart=0.1)
+    axes[0].set_ylabel("validation error, 95% binomial bands")
     return figure
 
 
 def alpha_curves(rows: list[tuple[str, list[StoredRun]]]) -> Figure:
-    """Error and reconstruction against α, the best l2 at each α by validation error; bands reach over the seeds.
+    """Errors and FVU against α of labelled readouts: a row for each kind of net, a line for each k.
 
-    Args:
-        rows: label and readouts, one a seed, of each row.
+    Bands reach over the seeds. At each α the l2 is the best by validation error.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
-    runs = [run.history.assign(row=label, run=run.run.run_id) for label, stored in rows for run in stored]
-    trials = pd.concat(runs, ignore_index=True)
-    best = trials.loc[trials.groupby(["run", "alpha"])["validation_error"].idxmin()]
-    lines: dict[str, Any] = {"hue": "row", "hue_order": [label for label, _ in rows], "palette": "tab20", "marker": "o"}
-    lines |= {"errorbar": ("pi", 100), "err_kws": {"alpha": 0.1}}
-    panels = (
-        ("validation_error", "error (%)", "validation (α is chosen here)"),
-        ("test_error", "", "test"),
-        ("fvu", "FVU", "reconstruction of validation images"),
-    )
-    for axis, (column, label, title) in zip(axes, panels, strict=True):
-        sns.lineplot(best, x="alpha", y=column, legend=column == "fvu", ax=axis, **lines)
-        axis.set(xlabel="α", ylabel=label, title=title, xticks=sorted(best["alpha"].unique()))
-    axes[1].sharey(axes[0])
-    return _with_legend_outside(figure, axes[2])
+    nets: dict[str, dict[int, Any]] = {}
+    for label, stored in rows:
+        encoder: Any = stored[0].run.encoder  # type: ignore[union-attr]
+        trials = pd.concat([run.history.assign(run=i) for i, run in enumerate(stored)], ignore_index=True)
+        best = trials.loc[trials.groupby(["run", "alpha"])["validation_error"].idxmin()]
+        same = nets.setdefault(label.replace(f", k={encoder.method.k}", ""), {})
+        same[encoder.method.k] = best.groupby("alpha")[list(_OF_ALPHA)].agg(["mean", "min", "max"])
+    colours = {k: f"C{i}" for i, k in enumerate(sorted({k for net in nets.values() for k in net}))}
+    size = (9, 1.8 * len(nets) + 0.8)
+    figure, axes = plt.subplots(len(nets), 3, figsize=size, sharex=True, sharey="col", squeeze=False)
+    for of_net, (net, lines) in zip(axes, nets.items(), strict=True):
+        for axis, name in zip(of_net, _OF_ALPHA, strict=True):
+            for k, found in lines.items():
+                _line(axis, f"k = {k}", colours[k], found.index, *found[name].to_numpy().T)
+            axis.set(xticks=found.index, title=_OF_ALPHA[name] if net == next(iter(nets)) else "")
+            axis.yaxis.set_major_formatter("{x:g}" if name == "fvu" else "{x:g}%")
+        of_net[0].set_ylabel(fill(net, 14, break_on_hyphens=False))
+    for axis in axes.flat:
+        _name_lines(axis, apart=0.12)
+    figure.supxlabel("α", fontsize=10)
+    return figure
 
 
 def drawn(study: Study) -> dict[str, Callable[[], Figure]]:

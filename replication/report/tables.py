@@ -88,16 +88,10 @@ def error_table(study: Study, table: int, data: str | None = None) -> pd.DataFra
 def _summary(stored: list[StoredRun]) -> dict[str, Any]:
     if not stored:
         return {"error_mean": math.nan, "n_seeds": 0, "selected": "{}", "run_ids": ""}
-    errors = [run.metrics["test_error"] for run in stored]
+    errors, validation = ([run.metrics[f"{part}_error"] for run in stored] for part in ("test", "validation"))
     low, high = (round(end, 3) for end in interval(errors, stored[0].metrics["test_images"]))
-    return {
-        "error_mean": round(float(np.mean(errors)), 3),
-        "error_ci_low": low,
-        "error_ci_high": high,
-        "n_seeds": len(stored),
-        "val_error_mean": round(float(np.mean([run.metrics["validation_error"] for run in stored])), 3),
-        **_chosen_by(stored),
-    }
+    means = {"error_mean": round(float(np.mean(errors)), 3), "val_error_mean": round(float(np.mean(validation)), 3)}
+    return {**means, "error_ci_low": low, "error_ci_high": high, "n_seeds": len(stored), **_chosen_by(stored)}
 
 
 def _chosen_by(stored: list[StoredRun]) -> dict[str, str]:
@@ -136,10 +130,11 @@ def table_title(study: Study, table: int, data: str | None = None) -> str:
 
 
 def net_title(run: Any, live_units: int) -> str:
-    """What a reader has to know of a k-sparse autoencoder: k, start, schedule, seed and how many units are in use."""
+    """What a reader has to know of a k-sparse autoencoder: k, schedule, start, rate and loss, seed, units in use."""
     net: Any = run.method
-    falls = "constant k" if net.k_start is None else f"k falls from {net.k_start}"
-    return f"k = {net.k}: {net.bias_init} start, {falls}, seed {net.seed}, {live_units} of {net.units} units live"
+    falls = "constant" if net.k_start is None else f"falling from {net.k_start}"
+    rates = f"rate {net.learning_rate:g} on E ({2 * net.learning_rate:g} on ½E), seed {net.seed}"
+    return f"k = {net.k}, {falls}: {net.bias_init.removesuffix('s')} biases, {rates}, {live_units} of {net.units} live"
 
 
 def search_table(study: Study) -> pd.DataFrame:
@@ -237,21 +232,18 @@ def readable_sweeps(table: pd.DataFrame) -> pd.DataFrame:
     errors = {}
     for name, short in (("Validation", "val"), ("Test", "test")):
         effect = shown[f"{short}_effect"].map("{:+.2f}".format) + " ± " + shown[f"{short}_ci_half"].map("{:.2f}".format)
-        errors[name] = shown[f"{short}_error_mean"].map("{:.2f}".format)
-        errors[name] = errors[name].replace("nan", "–")
+        errors[name] = shown[f"{short}_error_mean"].map("{:.2f}".format).replace("nan", "–")
         effect = effect.replace("nan ± nan", "–")
         errors[f"{name}: effect"] = effect.str.replace(" ± nan", "").where(shown["factor"] != "base", "–")
     said = {"Live units": "live_units", "Noise of 120": "noise_tiles"}
     measures = {title: shown[name].map("{:.0f}".format) for title, name in said.items()}
     columns = {"k": shown["k"], "Factor": shown["factor"], "Value": shown["value"], **errors, **measures}
-    return pd.DataFrame(
-        {
-            **columns,
-            "Skew": shown["skew"].map("{:+.1f}".format),
-            "Paper's figure": shown["figure"],
-            "Seeds": shown["n_seeds"],
-        }
-    )
+    columns |= {
+        "Skew": shown["skew"].map("{:+.1f}".format),
+        "Paper's figure": shown["figure"],
+        "Seeds": shown["n_seeds"],
+    }
+    return pd.DataFrame(columns)
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -35,8 +35,10 @@ def carried_out(tmp_path_factory: pytest.TempPathFactory) -> Study:
     folder = tmp_path_factory.mktemp("checked") / "results"
     study = Study("quick", results=folder, evidence=folder)
     threads = torch.get_num_threads()
+    torch.set_num_threads(2)
     carry_out([ENCODER, READOUT], study, device="cpu")
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(threads)
     return study
 
 
@@ -116,9 +118,10 @@ def study(tmp_path: Path) -> Study:
         metrics = {**said, "test_error": len(mistakes) / 100, "test_mistakes": mistakes, "seed": seed}
         study.store.save(row.at(seed), metrics, TRIALS)
     write_report(study)
-    # It shows no runs, so it is due wherever there is evidence.
+    # They show no runs, so they are due wherever there is evidence.
     study.notebooks.mkdir()
-    shutil.copy(project_root() / "results" / "quick" / "notebooks" / "00_one_digit.ipynb", study.notebooks)
+    for name in ("00_one_digit", "08_inside_a_network"):
+        shutil.copy(project_root() / "results" / "quick" / "notebooks" / f"{name}.ipynb", study.notebooks)
     return study
 
 

@@ -51,9 +51,17 @@ def test_the_readme_is_one_read():
     assert "toy" not in text and "stand-in" not in re.sub(r"small NORB, and its stand-in", "", text)
 
 
-def test_every_page_is_linked_from_the_readme():
-    readme = text_of(ROOT / "README.md")
-    assert [name for name in names_of(PAGES[1:]) if f"]({name})" not in readme] == []
+def test_every_page_is_linked_from_the_readme_or_from_the_index():
+    readme, index = text_of(ROOT / "README.md"), text_of(ROOT / "docs" / "index.md")
+    linked = {page for page in PAGES if f"](docs/{page.name})" in readme or f"]({page.name})" in index}
+    assert linked == set(PAGES[1:])
+
+
+@pytest.mark.parametrize("page", CARDS, ids=names_of(CARDS))
+def test_every_picture_is_described_in_a_sentence(page):
+    told = re.findall(r"!\[(.*?)\]\(", FENCE.sub("", text_of(page)))
+    assert [alt for alt in told if not (alt.endswith(".") and len(alt.split()) >= 10)] == []
+    assert page.name not in ("README.md", "results.md") or page.parent.name == "data" or len(told) >= 2
 
 
 @pytest.mark.parametrize("page", CARDS, ids=names_of(CARDS))

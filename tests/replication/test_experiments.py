@@ -78,7 +78,6 @@ def test_every_row_of_tables_1_and_3_that_learns_is_searched_for() -> None:
         assert one.build(**longest, epochs=one.rungs[-1]).at(0).run_id != one.row.at(0).run_id
 
 
-@pytest.mark.xfail(strict=True, reason="the rows get these settings when their runs are carried out again")
 def test_the_rows_have_the_settings_that_the_search_found_best() -> None:
     study, quick = Study("search"), rows("quick")
     for search, stored in study.searches():

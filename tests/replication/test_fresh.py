@@ -22,9 +22,10 @@ NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 def study(tmp_path: Path) -> Study:
     """Evidence of profile ``quick`` in a checkout of its own."""
     study = Study("quick", results=tmp_path / "results", evidence=tmp_path / "results")
-    # The one that shows no runs is due wherever there is evidence.
+    # Those that show no runs are due wherever there is evidence.
     study.notebooks.mkdir(parents=True)
-    shutil.copy(NOTEBOOKS.parent / "results" / "quick" / "notebooks" / "00_one_digit.ipynb", study.notebooks)
+    for name in ("00_one_digit", "08_inside_a_network"):
+        shutil.copy(NOTEBOOKS.parent / "results" / "quick" / "notebooks" / f"{name}.ipynb", study.notebooks)
     return study
 
 

@@ -74,6 +74,31 @@ def test_an_executed_notebook_holds_the_result_and_nothing_volatile(tmp_path: Pa
     assert [path.name for path in output.parent.iterdir()] == ["a.ipynb"]
 
 
+def test_a_picture_gets_the_alt_text_of_its_cell(tmp_path: Path) -> None:
+    shown = "from IPython.display import Image, display\ndisplay(Image(data=b'\\x89PNG\\r\\n\\x1a\\n', format='png'))"
+    source = write(tmp_path / "a.ipynb", "x: int = 1  # a number", shown, shown)
+    notebook = nbformat.read(source, as_version=4)
+    notebook.cells[1].metadata["mystnb"] = {"image": {"alt": "A picture of nothing."}}
+    nbformat.write(notebook, source)
+    executed = nbformat.read(execute_notebook(source, tmp_path / "b.ipynb", {"x": 1}), as_version=4)
+    told = [output.metadata for cell in executed.cells for output in cell.outputs]
+    assert told == [{"image/png": {"alt": "A picture of nothing."}}, {}]
+
+
+def test_every_committed_picture_has_an_alt_text() -> None:
+    executed = sorted((project_root() / "results").glob("[!l]*/notebooks/*.ipynb"))
+    outputs = [
+        (path.name, output)
+        for path in executed
+        for cell in nbformat.read(path, as_version=4).cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    assert len(outputs) > 60
+    told = [(name, output.metadata.get("image/png", {}).get("alt", "")) for name, output in outputs]
+    assert [name for name, alt in told if not alt.endswith(".")] == []
+
+
 @pytest.mark.parametrize("before", [None, "elsewhere"])
 def test_the_notebook_alone_sees_its_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str | None
@@ -142,19 +167,22 @@ def test_numbers_agree_within_a_quarter_and_counts_exactly(test: str, reference:
 
 
 def test_nbval_accepts_close_numbers_and_refuses_far_ones_and_other_words(tmp_path: Path) -> None:
-    def outcome(saying: str) -> int:
-        path = write(tmp_path / "a.ipynb", "x = 1", "print('error 12.4% of 500 images, −0.20 points above')")
+    said = {
+        "close": "error 13.1% of 500 images, −1.40 points below",
+        "far": "error 23.1% of 500 images, −0.20 points above",
+        "other": "error 12.4% of 500 pictures, −0.20 points above",
+    }
+    for name, saying in said.items():
+        path = write(tmp_path / f"{name}.ipynb", "x = 1", "print('error 12.4% of 500 images, −0.20 points above')")
         notebook = nbformat.read(path, as_version=4)
         notebook.cells[1].execution_count = 2
         notebook.cells[1].outputs = [nbformat.v4.new_output("stream", text=saying + "\n")]
         nbformat.write(notebook, path)
-        command = [*("-m", "pytest", "-q", "-p", "tests.nbval_numbers", "--nbval", "-p", "no:cacheprovider"), str(path)]
-        command += ["--nbval-sanitize-with", str(SANITIZE)]
-        return subprocess.run([sys.executable, *command], cwd=project_root(), capture_output=True).returncode
-
-    assert outcome("error 13.1% of 500 images, −1.40 points below") == 0
-    assert outcome("error 23.1% of 500 images, −0.20 points above") == 1
-    assert outcome("error 12.4% of 500 pictures, −0.20 points above") == 1
+    command = ["-m", "pytest", "-q", "-rA", "-p", "tests.nbval_numbers", "--nbval", "-p", "no:cacheprovider"]
+    command += ["--nbval-sanitize-with", str(SANITIZE), str(tmp_path)]
+    told = subprocess.run([sys.executable, *command], cwd=project_root(), capture_output=True, text=True).stdout
+    outcomes = re.findall(r"^(PASSED|FAILED) \S*?(\w+)\.ipynb::Cell 1", told, re.MULTILINE)
+    assert sorted(outcomes) == [("FAILED", "far"), ("FAILED", "other"), ("PASSED", "close")], told
 
 
 def test_what_is_not_compared_is_a_list_of_patterns_that_each_say_why() -> None:

@@ -10,9 +10,16 @@ from ksae_lib.estimator import PRETRAINED
 from ksae_lib.io import load_tensors
 from replication.data import load_data
 from replication.data.base import DataConfig
+from replication.experiments.profiles import settings
 from replication.pretrained import write
 
-NAMES = ["mnist-k10", "mnist-k25", "mnist-k40", "mnist-k70"]
+NAMES = ["mnist-k10", "mnist-k25", "mnist-k40", "mnist-k70", "patches-k50"]
+
+
+def data_of(name: str) -> DataConfig:
+    known = settings("quick", name.split("-")[0])
+    assert known is not None
+    return known.data
 
 
 def test_files_and_cards_are_what_the_committed_runs_give(tmp_path: Path) -> None:
@@ -30,22 +37,24 @@ def test_files_and_cards_are_what_the_committed_runs_give(tmp_path: Path) -> Non
         assert all(torch.equal(made[part], here[part]) for part in made if part != "threshold")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_fresh_process_finds_the_fvu_and_live_units_of_the_card(name: str) -> None:
+def test_a_fresh_process_finds_the_fvu_and_live_units_of_the_cards() -> None:
     code = f"""
 from ksae_lib import load_pretrained
 from replication.data import load_data
-from replication.data.base import DataConfig
-coder = load_pretrained({name!r})
-print(1 - coder.score(load_data(DataConfig()).test_x), coder.live_units_)
+from replication.experiments.profiles import settings
+for name in {NAMES!r}:
+    data = load_data(settings("quick", name.split("-")[0]).data)
+    print(1 - load_pretrained(name).score(data.test_x), load_pretrained(name).live_units_)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=600)
-    fvu, live = map(float, done.stdout.split())
-    card = json.loads((PRETRAINED / f"{name}.json").read_text())
-    assert fvu == pytest.approx(card["test_fvu"], abs=1e-4)
-    assert live == card["live_units"]
+    for name, line in zip(NAMES, done.stdout.splitlines(), strict=True):
+        fvu, live = map(float, line.split())
+        card = json.loads((PRETRAINED / f"{name}.json").read_text())
+        assert fvu == pytest.approx(card["test_fvu"], abs=1e-4)
+        assert live == card["live_units"]
 
 
 def test_the_data_of_the_cards_are_the_data_here() -> None:
-    digests = {json.loads((PRETRAINED / f"{name}.json").read_text())["data_sha256"] for name in NAMES}
-    assert digests == {load_data(DataConfig()).sha256}
+    for name in NAMES:
+        card = json.loads((PRETRAINED / f"{name}.json").read_text())
+        assert card["data_sha256"] == load_data(data_of(name)).sha256

@@ -17,10 +17,12 @@ from replication.experiments.base import Experiment, Row
 from replication.experiments.gap import BASE
 from replication.methods.k_sparse import KSparse
 from replication.report.figures import (
+    alpha_curves,
     drawn,
     error_against_k,
     example_panel,
     filter_mosaic,
+    finetuning_curves,
     one_digit,
     save_figure,
     what_it_takes,
@@ -274,6 +276,52 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path: Path) -> None:
         plt.close(figure)
     for suffix in (".png", ".svg"):
         assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+def test_an_svg_says_what_it_shows(tmp_path: Path) -> None:
+    figure, axis = plt.subplots()
+    axis.set(title="a\npanel", xlabel="k", ylabel="error")
+    figure.suptitle("Table 1")
+    save_figure(figure, tmp_path, "table1")
+    plt.close(figure)
+    text = (tmp_path / "table1.svg").read_text(encoding="utf-8")
+    assert "<dc:title>Table 1</dc:title>" in text
+    assert "<dc:description>a panel; error; k</dc:description>" in text
+
+
+def test_fine_tuning_has_the_binomial_band_and_names_that_do_not_overlap() -> None:
+    rows = [(row.label, stored) for row, stored, _ in Study("quick").rows(3) if stored]
+    figure = finetuning_curves(rows)
+    assert [len(axis.lines) for axis in figure.axes] == [5, 4]
+    (line, *_), (band, *_) = figure.axes[0].lines, figure.axes[0].collections
+    error, (vertices,) = float(np.asarray(line.get_ydata())[-1]), [path.vertices for path in band.get_paths()]
+    at_end = np.asarray(vertices)[np.asarray(vertices)[:, 0] == 20, 1]
+    half = 1.96 * math.sqrt(error * (100 - error) / 10_000)
+    assert [at_end.min(), at_end.max()] == pytest.approx([error - half, error + half])
+    for axis in figure.axes:
+        heights = sorted(text.xy[1] for text in axis.texts)  # type: ignore[attr-defined]
+        assert np.diff(heights).min() > 0.099
+        assert {text.get_color() for text in axis.texts} == {line.get_color() for line in axis.lines}
+    plt.close(figure)
+
+
+def test_alpha_has_a_row_of_panels_for_each_kind_of_net_and_means_over_seeds() -> None:
+    study = Study("quick")
+    rows = [(row.label, stored) for row, stored, _ in study.rows(1) if stored and row.key in ("k25", "random_k")]
+    figure = alpha_curves(rows)
+    panels = np.reshape(np.array(figure.axes, dtype=object), (2, 3))
+    assert [axis.get_title() for axis in panels[0]] == ["validation error", "test error", "validation FVU"]
+    assert [" ".join(axis.get_ylabel().split()) for axis in panels[:, 0]] == [
+        "k-sparse autoencoder",
+        "Random weights",
+    ]
+    (line,), stored = panels[0, 1].lines, rows[0][1]
+    best = []
+    for run in stored:
+        at_two = run.history[run.history["alpha"] == 2]
+        best.append(at_two.loc[at_two["validation_error"].idxmin(), "test_error"])
+    assert dict(zip(*np.asarray(line.get_data()), strict=True))[2] == pytest.approx(np.mean(best))
+    plt.close(figure)
 
 
 def test_sweep_table_pairs_every_value_with_the_base_over_the_seeds(tmp_path: Path) -> None:
