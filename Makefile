@@ -34,7 +34,7 @@ norb: $(READY)
 	$(BIN)/ksae reproduce --profile $(PROFILE) --only $(STAND_IN)
 
 test: $(SITE_READY)
-	$(MAKE) --jobs=2 --output-sync=line notebooks lint fresh citation
+	$(MAKE) --jobs=2 notebooks lint fresh citation
 	$(ALONE) -m pytest $(BY_TWO)
 
 # The committed executed notebooks, executed again at smoke size into an empty folder, must say the same.
