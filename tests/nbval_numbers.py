@@ -19,11 +19,12 @@ _NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w])")
 _EXACT_BELOW = 100
 _compare = IPyNbCell.compare_outputs
 
-# Each of pytest-xdist's processes has a folder of its own: two would carry out a run that they share at once.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    for name in ("KSAE_RESULTS", "KSAE_EVIDENCE"):
-        if name in os.environ:
-            os.environ[name] += f"/{os.environ['PYTEST_XDIST_WORKER']}"
+
+def pytest_configure(config: Any) -> None:
+    """Give each of pytest-xdist's processes a folder of its own: two would carry out a run that they share at once."""
+    if hasattr(config, "workerinput"):
+        for name in {"KSAE_RESULTS", "KSAE_EVIDENCE"} & os.environ.keys():
+            os.environ[name] += f"/{config.workerinput['workerid']}"
 
 
 def agree(test: str, reference: str) -> bool:
