@@ -14,6 +14,9 @@ BIN := .venv/bin
 READY := .venv/.ready
 SITE_READY := .venv/.site-ready
 PROFILE ?= quick
+# Two processes with one thread each.
+ALONE := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python
+BY_TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 PAPER := one_digit,figure1,figure3,figure4,table1,table3
 STAND_IN := toy_norb_figure2,toy_norb_table2,toy_norb_table4
 
@@ -30,14 +33,13 @@ everything: $(READY)
 norb: $(READY)
 	$(BIN)/ksae reproduce --profile $(PROFILE) --only $(STAND_IN)
 
-# Two at a time, each with one thread: two cores do the checks, then the tests.
 test: $(SITE_READY)
-	$(MAKE) --jobs=2 --output-sync=target notebooks lint fresh citation
-	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(MAKE) --jobs=2 notebooks lint fresh citation
+	$(ALONE) -m pytest $(BY_TWO)
 
 # The committed executed notebooks, executed again at smoke size into an empty folder, must say the same.
 notebooks: $(READY)
-	results=$$(mktemp -d) && KSAE_RESULTS=$$results KSAE_EVIDENCE=$$results $(BIN)/python -m pytest -p tests.nbval_numbers --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 results/smoke/notebooks; status=$$?; rm -rf "$$results"; exit $$status
+	results=$$(mktemp -d) && KSAE_RESULTS=$$results KSAE_EVIDENCE=$$results $(ALONE) -m pytest $(BY_TWO) -p tests.nbval_numbers --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 results/smoke/notebooks; status=$$?; rm -rf "$$results"; exit $$status
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks

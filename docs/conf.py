@@ -1,7 +1,7 @@
 """The site: ``make site`` builds it, ``docs/index.md`` is its first page.
 
 Sphinx reads the checkout from its root, pages and executed notebooks where they lie. So a link between two files leads
-to the same place in the site as in the repository.
+to the same place in the site as in the repository, but for links to what only the site builds (``BUILT``).
 """
 
 import re

@@ -7,6 +7,7 @@ equal, and so must every word; ``nbval_sanitize.cfg`` says which words hang on n
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -17,6 +18,13 @@ LEAST = 0.05
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w])")
 _EXACT_BELOW = 100
 _compare = IPyNbCell.compare_outputs
+
+
+def pytest_configure(config: Any) -> None:
+    """Give each of pytest-xdist's processes a folder of its own: two would carry out a run that they share at once."""
+    if hasattr(config, "workerinput"):
+        for name in {"KSAE_RESULTS", "KSAE_EVIDENCE"} & os.environ.keys():
+            os.environ[name] += f"/{config.workerinput['workerid']}"
 
 
 def agree(test: str, reference: str) -> bool:

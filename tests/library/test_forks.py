@@ -11,13 +11,10 @@ PARENT = """
 import multiprocessing, os, signal
 import joblib
 import numpy as np
-import torch
 from ksae_lib import KSparseCoder
 from ksae_lib.engines import kernels
 
 signal.alarm(500)
-# With one thread nothing would hang.
-torch.set_num_threads(2)
 os.register_at_fork(after_in_child=lambda: signal.alarm(500))
 dense = np.random.default_rng(0).random((600, 70), np.float32)
 cases = [("cpu", np.where(dense < 0.8, 0, dense)), ("cpu", dense), ("reference", dense)]
@@ -79,6 +76,7 @@ print("done")
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
 def test_a_forked_process_fits_and_codes_as_its_parent_did_before() -> None:
+    # With one thread nothing would hang.
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", PARENT], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.split()[-1:]) == (0, ["done"]), done.stdout + done.stderr

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numba
 import pandas as pd
 import pytest
 import torch
@@ -35,6 +36,8 @@ def carried_out(tmp_path_factory: pytest.TempPathFactory) -> Study:
     folder = tmp_path_factory.mktemp("checked") / "results"
     study = Study("quick", results=folder, evidence=folder)
     threads = torch.get_num_threads()
+    # Numba's threads, once they start, set the number of torch's.
+    numba.get_num_threads()
     torch.set_num_threads(2)
     carry_out([ENCODER, READOUT], study, device="cpu")
     assert torch.get_num_threads() == 2

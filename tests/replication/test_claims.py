@@ -272,7 +272,8 @@ def test_filters_and_codes_are_compared_by_their_measures(tmp_path: Path) -> Non
     got = verdicts(study)
     assert (got["C5"], got["C11"], got["C5 on NORB"]) == ("validated", "validated", "not tested")
     (c5,) = [record for record in claims(study) if record["id"] == "C5"]
-    assert "k = 10: centered start, constant k, seed 0, 990 of 1000 units live" in c5["evidence"]["findings"][0]
+    net = "k = 10, constant: centered biases, rate 0.005 on E (0.01 on ½E), seed 0, 990 of 1000 live"
+    assert net in c5["evidence"]["findings"][0]
     put_areas(study, {10: 0.01})
     assert verdicts(study)["C5"] == "partially supported"
 

@@ -41,10 +41,10 @@ def test_a_fresh_process_finds_the_fvu_and_live_units_of_the_cards() -> None:
     code = f"""
 from ksae_lib import load_pretrained
 from replication.data import load_data
-from replication.experiments.profiles import settings
-for name in {NAMES!r}:
-    data = load_data(settings("quick", name.split("-")[0]).data)
-    print(1 - load_pretrained(name).score(data.test_x), load_pretrained(name).live_units_)
+from replication.data.base import DataConfig
+for name, config in {[(name, data_of(name)) for name in NAMES]!r}:
+    coder = load_pretrained(name)
+    print(1 - coder.score(load_data(config).test_x), coder.live_units_)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=600)
     for name, line in zip(NAMES, done.stdout.splitlines(), strict=True):
