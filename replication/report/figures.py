@@ -222,7 +222,7 @@ def _line(axis: Axes, name: str, colour: str, x: Any, y: Any, low: Any, high: An
     axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
-def _name_lines(axis: Axes, apart: float) -> None:
+def name_lines(axis: Axes, apart: float) -> None:
     """Each line's label beside its right end, in its colour; labels keep apart by a share of the panel's height."""
     axis.margins(x=0)
     axis.get_ylim()  # Limits are found only when they are asked for.
@@ -246,7 +246,7 @@ def training_curves(histories: dict[int, pd.DataFrame], units: int) -> Figure:
             axis.plot(history["epoch"] + 1, history[column], label=f"k = {k}")
         axis.set(xlabel="epoch", ylabel=label)
         axis.locator_params(axis="x", integer=True)
-        _name_lines(axis, apart=0.08)
+        name_lines(axis, apart=0.08)
     return figure
 
 
@@ -295,7 +295,7 @@ def finetuning_curves(rows: list[tuple[str, list[StoredRun]]]) -> Figure:
         axis.yaxis.set(major_locator=LogLocator(subs=(1, 1.5, 2, 3, 4, 6)), minor_locator=NullLocator())
         axis.yaxis.set_major_formatter("{x:g}%")
         axis.locator_params(axis="x", integer=True)
-        _name_lines(axis, apart=0.1)
+        name_lines(axis, apart=0.1)
     axes[0].set_ylabel("validation error, 95% binomial bands")
     return figure
 
@@ -323,7 +323,7 @@ def alpha_curves(rows: list[tuple[str, list[StoredRun]]]) -> Figure:
             axis.yaxis.set_major_formatter("{x:g}" if name == "fvu" else "{x:g}%")
         of_net[0].set_ylabel(fill(net, 14, break_on_hyphens=False))
     for axis in axes.flat:
-        _name_lines(axis, apart=0.12)
+        name_lines(axis, apart=0.12)
     figure.supxlabel("α", fontsize=10)
     return figure
 

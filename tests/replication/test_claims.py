@@ -130,7 +130,7 @@ def test_the_stand_in_is_no_evidence(tmp_path: Path) -> None:
 
 def test_verdicts_follow_from_the_runs(tmp_path: Path) -> None:
     study = evidence(tmp_path)
-    without_runs = {name: said for name, said in verdicts(study).items() if name != "C13"}
+    without_runs = {name: said for name, said in verdicts(study).items() if name not in ("C12", "C13")}
     assert set(without_runs.values()) == {"not tested"}
     curve = {1.0: 2.0, 2.0: 1.8, 3.0: 1.5, 4.0: 1.7}
     for table in (1, 3):
@@ -143,7 +143,7 @@ def test_verdicts_follow_from_the_runs(tmp_path: Path) -> None:
     assert (got["C1"], got["C2"], got["C4"], got["C4, best α"], got["C14"], got["C9"]) == ("validated",) * 6
     assert got["C7"] == "partially supported"
     assert got["C8"] == "inconclusive"
-    assert got["C5"] == got["C11"] == got["C6"] == got["C12"] == "not tested"
+    assert got["C5"] == got["C11"] == got["C6"] == "not tested"
     put(study, 1, "k25", [1.5] * 3, {1.0: 2.0, 2.0: 1.4, 3.0: 1.5, 4.0: 1.7})
     put(study, 1, "k100", [0.5] * 3)
     put(study, 1, "k10", [1.5] * 3)
@@ -261,6 +261,20 @@ def put_areas(study: Study, areas: dict[int, float], seed: int = 0) -> None:
             seeded = replace(run, method=replace(run.method, seed=seed))
             metrics = {"effective_area_median": areas[run.method.k], "live_units": 990, "seed": seed}
             study.store.save(seeded, metrics, pd.DataFrame({"epoch": []}))
+
+
+@pytest.mark.parametrize(
+    ("recovered", "verdict"),
+    [((0.96, 0.99, 0.95, 1.0), "validated"), ((0.96, 0.94, 0.95, 1.0), "partially supported"),
+     ((0.94, 0.94, 0.94, 0.49), "contradicted"), ((0.94, 0.94, 0.94, 0.94), "inconclusive")],
+)  # fmt: skip
+def test_the_theory_is_judged_by_supports_found_in_trained_dictionaries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recovered: tuple[float, ...], verdict: str
+) -> None:
+    shares = dict(zip((10, 25, 40, 70), recovered, strict=True))
+    planted = {f"mnist-k{k}": {"recovered": share, "found": 0.9, "condition": 0.0} for k, share in shares.items()}
+    monkeypatch.setattr("replication.report.claims._planted", planted.__getitem__)
+    assert verdicts(evidence(tmp_path))["C12"] == verdict
 
 
 def test_filters_and_codes_are_compared_by_their_measures(tmp_path: Path) -> None:
