@@ -7,6 +7,8 @@ from torch.nn.functional import normalize
 from ksae_lib.model import KSparseAutoencoder
 from ksae_lib.selection import by_sorting, check_k, supp_k
 
+_BLOCK = 500
+
 
 def babel(atoms: Tensor) -> Tensor:
     """Largest sum of |⟨w_i, w_j⟩| over so many j ≠ i (Tropp 2004), for 1, 2, … of them; the first is μ of equation 8.
@@ -31,8 +33,13 @@ def meets_condition(z: Tensor, coherence: float | Tensor) -> Tensor:
 
     Returns:
         Shape [examples], bool.
+
+    Raises:
+        ValueError: a code without a value above zero.
     """
     kept = z > 0
+    if not bool(kept.any(dim=1).all()):
+        raise ValueError("A code has no value above zero, so it has no support: leave it out.")
     smallest = z.where(kept, torch.inf).amin(dim=1)
     return kept.sum(dim=1) * coherence <= smallest / (2 * z.amax(dim=1))
 
@@ -49,11 +56,12 @@ def least_squares(x: Tensor, atoms: Tensor, support: Tensor) -> Tensor:
         Shape [examples, units].
     """
     kept = support.nonzero()[:, 1].view(len(x), -1)
-    products = (atoms @ atoms.T)[kept[:, :, None], kept[:, None]]
-    wanted = (x @ atoms.T).gather(1, kept)[:, :, None]
     # Atoms of a support can be the same: of all solutions, this driver takes the shortest, as the pseudo-inverse does.
-    values = torch.linalg.lstsq(products, wanted, driver="gelsd").solution[:, :, 0]
-    return torch.zeros(support.shape, dtype=x.dtype).scatter(1, kept, values)
+    values = [
+        torch.linalg.lstsq(atoms[units].mT, block[:, :, None], driver="gelsd").solution[:, :, 0]
+        for block, units in zip(x.split(_BLOCK), kept.split(_BLOCK), strict=True)
+    ]
+    return torch.zeros(support.shape, dtype=x.dtype).scatter(1, kept, torch.cat(values))
 
 
 def iterative_thresholding(x: Tensor, atoms: Tensor, k: int, steps: int = 1, invert: bool = True) -> Tensor:
@@ -88,7 +96,7 @@ def planted_codes(model: KSparseAutoencoder, x: Tensor) -> tuple[Tensor, Tensor]
     """A model's atoms scaled to unit length, and its positive codes of some examples in them; biases are left out.
 
     Args:
-        model: with at least one positive value in each code.
+        model: any.
         x: shape [examples, inputs].
 
     Returns:
@@ -108,9 +116,13 @@ def first_step(atoms: Tensor, z: Tensor) -> dict[str, float]:
     Returns:
         Shares 0 … 1: ``condition`` of codes that meet the theorem's, ``recovered`` of supports found exactly, ``found``
         of a support's units that are in what is found, on average.
+
+    Raises:
+        ValueError: a code without a value above zero.
     """
+    promised = meets_condition(z, babel(atoms)[0])
     kept = z > 0
     both = by_sorting(z @ atoms @ atoms.T, kept.sum(dim=1, keepdim=True)) & kept
     found = both.sum(dim=1) / kept.sum(dim=1)
-    shares = {"condition": meets_condition(z, babel(atoms)[0]), "recovered": found == 1, "found": found}
+    shares = {"condition": promised, "recovered": found == 1, "found": found}
     return {name: float(each.double().mean()) for name, each in shares.items()}

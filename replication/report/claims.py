@@ -20,7 +20,6 @@ import pandas as pd
 import torch
 
 from ksae_lib import load_pretrained
-from ksae_lib.theory import first_step, planted_codes
 from replication.data import load_data
 from replication.data.base import DataConfig
 from replication.experiments.gap import BASE
@@ -244,21 +243,24 @@ def _faster(_: Evidence, times: float, *methods: str) -> list[Finding]:
 
 
 @cache
+@torch.no_grad()
 def _planted(name: str) -> dict[str, float]:
-    images = torch.from_numpy(load_data(DataConfig()).test_x[:2_000])
-    return first_step(*planted_codes(load_pretrained(name).model_, images))
+    """Shares of supports that the coder finds again in what its codes reconstruct, exactly and in part."""
+    model = load_pretrained(name).model_
+    code = model.encode(torch.from_numpy(load_data(DataConfig()).test_x[:2_000]))
+    found = ((model.encode(model.decode(code)) != 0) & (code != 0)).sum(dim=1) / model.k
+    return {"recovered": float((found == 1).double().mean()), "found": float(found.double().mean())}
 
 
 def _first_step_suffices(_: Evidence, enough: float, few: float, *ks: int) -> list[Finding]:
-    """Of codes planted in a trained dictionary, whether ``supp_k(Wᵀx)`` finds that share of the supports exactly."""
+    """Of codes planted in trained dictionaries, whether one step finds that share of the supports exactly."""
     found = []
     for k in ks:
         planted = _planted(f"mnist-k{k}")
-        exactly, units, covered = (f"{100 * planted[name]:.0f}%" for name in ("recovered", "found", "condition"))
-        said = f"k = {k}: {exactly} of supports are found exactly and {units} of their units"
+        exactly, units = (f"{100 * planted[name]:.0f}%" for name in ("recovered", "found"))
         share = planted["recovered"]
         outcome: Outcome = "as claimed" if share >= enough else "opposite" if share < few else "open"
-        found.append(Finding(outcome, f"{said}; {covered} of codes meet the theorem's condition"))
+        found.append(Finding(outcome, f"k = {k}: {exactly} of supports are found exactly and {units} of their units"))
     return found
 
 
