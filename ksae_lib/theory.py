@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ksae_lib.metrics import mutual_coherence
 from ksae_lib.model import KSparseAutoencoder
-from ksae_lib.selection import by_sorting, check_k, supp_k
+from ksae_lib.selection import by_sorting, supp_k
 
 _BLOCK = 500
 
@@ -86,7 +87,7 @@ def iterative_thresholding(x: Tensor, atoms: Tensor, k: int, steps: int = 1, inv
     z = x.new_zeros(len(x), len(atoms))
     for _ in range(steps):
         z = z + (x - z @ atoms) @ atoms.T
-        support = supp_k(z, check_k(k, len(atoms)))
+        support = supp_k(z, k)
         z = least_squares(x, atoms, support) if invert else z * support
     return z
 
@@ -120,7 +121,7 @@ def first_step(atoms: Tensor, z: Tensor) -> dict[str, float]:
     Raises:
         ValueError: a code without a value above zero.
     """
-    promised = meets_condition(z, babel(atoms)[0])
+    promised = meets_condition(z, mutual_coherence(atoms)[0])
     kept = z > 0
     both = by_sorting(z @ atoms @ atoms.T, kept.sum(dim=1, keepdim=True)) & kept
     found = both.sum(dim=1) / kept.sum(dim=1)
