@@ -203,10 +203,11 @@ def _search(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from replication.report.fresh import code_state, stale
+    from replication.report.fresh import code_state, stale, stale_documents
     from replication.report.write import write_report
 
     options.update_evidence |= options.check
+    found = []
     for profile in options.profile.split(","):
         options.profile = profile
         study = _study(options)
@@ -217,5 +218,8 @@ def _report(options: argparse.Namespace) -> None:
         print(f"{study.profile}: {len(others)} of {total} committed runs are of other code than what is here.")
         if options.verbose:
             print("\n".join(others))
-        if found := stale(study):
-            raise KsaeError("\n".join(found))
+        found += stale(study)
+    if options.check:
+        found += stale_documents(study.evidence_root.parent)
+    if found:
+        raise KsaeError("\n".join(found))

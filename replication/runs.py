@@ -7,9 +7,10 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, ClassVar
@@ -285,13 +286,13 @@ class RunStore:
                 f"{folder} is missing: 'ksae run {run_id} --profile {self.root.parent.name}' carries it out."
             )
         try:
-            config, metrics, history = _read_together(folder)
-            run = from_json(config)
+            stored = _parsed(*_read_together(folder))
         except (OSError, ValueError, TypeError, KeyError, StoreError) as error:
             raise StoreError(f"{folder} cannot be read ({error}): delete it to have it carried out again.") from error
-        if not isinstance(metrics, dict) or run.run_id != run_id or metrics.get("run_id") != run_id:
+        metrics = stored.metrics
+        if not isinstance(metrics, dict) or stored.run.run_id != run_id or metrics.get("run_id") != run_id:
             raise StoreError(f"{folder} holds another run than its name says: delete it to have it carried out again.")
-        return StoredRun(run, metrics, history)
+        return stored
 
     def _command(self, run_id: str) -> str:
         return f"'ksae run --profile {self.root.parent.name} {run_id}'"
@@ -343,22 +344,28 @@ class RunStore:
         return StoredRun(run, metrics, history)
 
 
-def _read_together(folder: Path) -> tuple[Any, Any, pd.DataFrame]:
+# Reports ask for the same run many times.
+@cache
+def _parsed(config: str, metrics: str, history: str) -> StoredRun:
+    return StoredRun(from_json(json.loads(config)), json.loads(metrics), pd.read_csv(StringIO(history)))
+
+
+def _read_together(folder: Path) -> list[str]:
     """The files of one version of a run: a folder that is replaced meanwhile is read again."""
     here = os.open(folder, os.O_RDONLY)
     try:
-        with ExitStack() as stack:
-            config, metrics, history = (
-                stack.enter_context(os.fdopen(os.open(name, os.O_RDONLY, dir_fd=here), encoding="utf-8"))
-                for name in _FILES
-            )
-            return json.load(config), json.load(metrics), pd.read_csv(history)
+        return [_text(os.open(name, os.O_RDONLY, dir_fd=here)) for name in _FILES]
     except FileNotFoundError:
         if folder.stat().st_ino == os.fstat(here).st_ino:
             raise
         return _read_together(folder)
     finally:
         os.close(here)
+
+
+def _text(descriptor: int) -> str:
+    with os.fdopen(descriptor, encoding="utf-8") as file:
+        return file.read()
 
 
 def _put(new: Path, folder: Path) -> None:

@@ -16,7 +16,7 @@ _OF_A_RUN = {"config.json", "metrics.json", "history.csv", "weights.safetensors"
 
 
 def stale(study: Study) -> list[str]:
-    """One sentence for each committed table, document or executed notebook that is out of date, or that nothing writes.
+    """One sentence for each committed table or executed notebook that is out of date, or that nothing writes.
 
     An executed notebook is due once every run it shows is committed. What the reader's own runs wrote is not looked at.
     """
@@ -28,11 +28,6 @@ def stale(study: Study) -> list[str]:
         f"{path.relative_to(root)} is missing or out of date: run '{rewrite}'."
         for path, text in texts.items()
         if not path.exists() or path.read_text(encoding="utf-8") != text
-    ]
-    found += [
-        f"{path.relative_to(root)} shows other numbers than the committed runs: run '{rewrite}'."
-        for path, text in filled(root).items()
-        if path.read_text(encoding="utf-8") != text
     ]
     manifest = study.folder / MANIFEST
     listed = manifest.read_text(encoding="utf-8").splitlines() if manifest.exists() else []
@@ -52,6 +47,15 @@ def stale(study: Study) -> list[str]:
         f"{path.relative_to(root)} is written by nothing: delete it." for path in _orphans(study, {*texts, manifest})
     ]
     return found
+
+
+def stale_documents(root: Path) -> list[str]:
+    """One sentence for each document whose generated parts are not what the committed runs give."""
+    return [
+        f"{path.relative_to(root)} shows other numbers than the committed runs: run 'ksae report --update-evidence'."
+        for path, text in filled(root).items()
+        if path.read_text(encoding="utf-8") != text
+    ]
 
 
 def code_state(store: RunStore) -> tuple[int, list[str]]:
