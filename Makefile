@@ -17,7 +17,7 @@ PROFILE ?= quick
 # Two processes with one thread each.
 ALONE := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python
 BY_TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
-PAPER := one_digit,figure1,figure3,figure4,table1,table3
+PAPER := figure1,one_digit,figure3,figure4,table1,table3
 STAND_IN := toy_norb_figure2,toy_norb_table2,toy_norb_table4
 
 .PHONY: setup reproduce everything norb test lab bench demo site report lint notebooks fresh citation clean

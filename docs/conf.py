@@ -54,11 +54,9 @@ BUILT = {"../explorer/": "../explorer.html", "../ksae_lib/templates/": "../units
 
 
 def correct_links(app: Sphinx, page: str, source: list[str]) -> None:
-    """Lead links to the sources of a page to the page, and those of an executed notebook on from where it is stored."""
+    """Lead links to the sources of a page to the page."""
     for there, here in BUILT.items():
         source[0] = source[0].replace(f"]({there})", f"](site:{here})")
-    if "/notebooks/" in page:
-        source[0] = source[0].replace("](../docs/", "](../../../docs/")
 
 
 def escape(app: Sphinx, kind: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:

@@ -69,7 +69,7 @@ def _fit(options: argparse.Namespace) -> None:
     from ksae_lib.estimator import KSparseCoder
 
     coder = KSparseCoder(**_chosen(options), random_state=options.seed, verbose=sys.stderr.isatty())
-    coder.fit(_examples(options.x)).save(options.out)
+    coder.fit(_array(options.x)).save(options.out)
     loss, live = coder.history_["loss"][-1], coder.history_["live_units"][-1]
     print(f"{options.out}: {coder.units} units, k = {coder.k}, loss {loss:.4g}, {live} live units")
 
@@ -81,7 +81,7 @@ def _transform(options: argparse.Namespace) -> None:
         raise KsaeError(f"{options.out} ends in neither .npz, for sparse codes, nor .npy, for an array: name it so.")
     coder = KSparseCoder.load(options.model)
     coder.set_params(sparse_output=options.out.suffix == ".npz", **_chosen(options))
-    codes = coder.transform(_examples(options.x))
+    codes = coder.transform(_array(options.x))
     with atomic_path(options.out) as temporary, temporary.open("wb") as file:
         if isinstance(codes, np.ndarray):
             np.save(file, codes)
@@ -95,7 +95,7 @@ def _xray(options: argparse.Namespace) -> None:
 
     coder, labels = KSparseCoder.load(options.model), getattr(options, "labels", None)
     report = coder.report(
-        _examples(options.x),
+        _array(options.x),
         options.out,
         y=None if labels is None else _array(labels, "a label an example"),
         image_shape=getattr(options, "image_shape", None),
@@ -117,11 +117,7 @@ def _chosen(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(options).items() if name in _SETTINGS}
 
 
-def _examples(path: Path) -> np.ndarray:
-    return _array(path, "a row an example")
-
-
-def _array(path: Path, content: str) -> np.ndarray:
+def _array(path: Path, content: str = "a row an example") -> np.ndarray:
     try:
         x = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError):

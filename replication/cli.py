@@ -215,7 +215,7 @@ def _report(options: argparse.Namespace) -> None:
             print("\n".join(map(os.path.relpath, write_report(study))))
             continue
         total, others = code_state(study.evidence)
-        print(f"{study.profile}: {len(others)} of {total} committed runs are of other code than what is here.")
+        print(f"{study.profile}: {len(others)} of {total} committed runs were made by another version of the code.")
         if options.verbose:
             print("\n".join(others))
         found += stale(study)

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache, cached_property
 from io import StringIO
@@ -289,13 +289,10 @@ class RunStore:
             stored = _parsed(*_read_together(folder))
         except (OSError, ValueError, TypeError, KeyError, StoreError) as error:
             raise StoreError(f"{folder} cannot be read ({error}): delete it to have it carried out again.") from error
-        metrics = stored.metrics
-        if not isinstance(metrics, dict) or stored.run.run_id != run_id or metrics.get("run_id") != run_id:
+        run, metrics = stored.run, stored.metrics
+        if not isinstance(metrics, dict) or run.run_id != run_id or metrics.get("run_id") != run_id:
             raise StoreError(f"{folder} holds another run than its name says: delete it to have it carried out again.")
         return stored
-
-    def _command(self, run_id: str) -> str:
-        return f"'ksae run --profile {self.root.parent.name} {run_id}'"
 
     def load_model(self, run: EncoderRun) -> nn.Module:
         """The trained model of a run; a ``StoreError`` if its weights are not here or cannot be read."""
@@ -354,18 +351,15 @@ def _read_together(folder: Path) -> list[str]:
     """The files of one version of a run: a folder that is replaced meanwhile is read again."""
     here = os.open(folder, os.O_RDONLY)
     try:
-        return [_text(os.open(name, os.O_RDONLY, dir_fd=here)) for name in _FILES]
+        with ExitStack() as stack:
+            opened = (os.fdopen(os.open(name, os.O_RDONLY, dir_fd=here), encoding="utf-8") for name in _FILES)
+            return [stack.enter_context(file).read() for file in opened]
     except FileNotFoundError:
         if folder.stat().st_ino == os.fstat(here).st_ino:
             raise
         return _read_together(folder)
     finally:
         os.close(here)
-
-
-def _text(descriptor: int) -> str:
-    with os.fdopen(descriptor, encoding="utf-8") as file:
-        return file.read()
 
 
 def _put(new: Path, folder: Path) -> None:

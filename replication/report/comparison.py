@@ -76,7 +76,7 @@ def summary(table: pd.DataFrame) -> str:
     apart = table.loc[table["outcome"] == DIFFERENT, "run_id"].tolist()
     named = f" Different: {', '.join(apart[:5])}{' …' if len(apart) > 5 else ''}." if apart else ""
     older = int((~table["same_code"]).sum())
-    code = f" {older} of the committed runs are of other code than what is here." if older else ""
+    code = f" {older} of the committed runs were made by another version of the code." if older else ""
     return f"Of {len(table)} runs beside the committed ones {said}.{named}{code}"
 
 

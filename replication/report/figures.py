@@ -223,11 +223,12 @@ def _line(axis: Axes, name: str, colour: str, x: Any, y: Any, low: Any, high: An
 
 
 def name_lines(axis: Axes, apart: float) -> None:
-    """Each line's label beside its right end, in its colour; labels keep apart by a share of the panel's height."""
+    """Each label of a line beside its right end, in its colour; labels keep apart by a share of the panel's height."""
     axis.margins(x=0)
     axis.get_ylim()  # Limits are found only when they are asked for.
     place = axis.transScale + axis.transLimits
-    ends = [(float(place.transform((0, np.asarray(line.get_ydata())[-1]))[1]), line) for line in axis.lines]
+    named = [line for line in axis.lines if str(line.get_label())[0] != "_"]
+    ends = [(float(place.transform((0, np.asarray(line.get_ydata())[-1]))[1]), line) for line in named]
     ends.sort(key=lambda end: end[0])
     steps = apart * np.arange(len(ends))
     heights = isotonic_regression(np.array([end for end, _ in ends]) - steps).x + steps

@@ -15,12 +15,12 @@ from replication.study import Study
 EQUAL = 0.2
 """Points of error within which two rows are equal."""
 COMPARISON_NOTE = (
-    "Difference of the mean errors in points with a 95% interval and p value from a two-way bootstrap: test images are "
-    "weighed anew for both rows together (Poisson weights); seeds are drawn anew for each row alone, and their "
-    "deviations widened by √(n/(n − 1)). It counts the noise of images within a seed more than once, so it says open "
-    "too often rather than too rarely; with three seeds that differ much it is the other way. p values are Holm's. "
-    f"Outcome: lower or higher with p < 0.05; equal if the 90% interval lies within ± {EQUAL} points; else open, as "
-    f"with fewer than {FEWEST_SEEDS} seeds of a row. A row without chance needs one run."
+    "The difference is that of the mean errors, in points. Its 95% interval and p value come from a two-way bootstrap. "
+    "Test images get new Poisson weights, the same for both rows. Seeds are drawn again for each row alone, and their "
+    "deviations are multiplied by √(n/(n − 1)). The bootstrap counts the noise of images within a seed more than once. "
+    "It therefore says *open* too often; with three seeds that differ much, too rarely. p values are corrected by "
+    f"Holm's method. *Lower*, *higher*: p < 0.05. *Equal*: the 90% interval lies within ± {EQUAL} points. *Open*: all "
+    f"else, and every row with fewer than {FEWEST_SEEDS} seeds. A row that does not depend on a seed needs one run."
 )
 BEST_K = {1: "k25", 2: "k150", 3: "k_sparse", 4: "k_sparse"}
 """By table, the row of the k-sparse autoencoder that the paper found best."""

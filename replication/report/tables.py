@@ -233,17 +233,23 @@ def readable_sweeps(table: pd.DataFrame) -> pd.DataFrame:
     for name, short in (("Validation", "val"), ("Test", "test")):
         effect = shown[f"{short}_effect"].map("{:+.2f}".format) + " ± " + shown[f"{short}_ci_half"].map("{:.2f}".format)
         errors[name] = shown[f"{short}_error_mean"].map("{:.2f}".format).replace("nan", "–")
-        effect = effect.replace("nan ± nan", "–")
+        effect = effect.replace("+nan ± nan", "–")
         errors[f"{name}: effect"] = effect.str.replace(" ± nan", "").where(shown["factor"] != "base", "–")
     said = {"Live units": "live_units", "Noise of 120": "noise_tiles"}
     measures = {title: shown[name].map("{:.0f}".format) for title, name in said.items()}
     columns = {"k": shown["k"], "Factor": shown["factor"], "Value": shown["value"], **errors, **measures}
     columns |= {
         "Skew": shown["skew"].map("{:+.1f}".format),
-        "Paper's figure": shown["figure"],
+        "Paper's error": shown["figure"],
         "Seeds": shown["n_seeds"],
     }
     return pd.DataFrame(columns)
+
+
+def mean_and_half(values: Any, digits: int = 1, sign: str = "") -> str:
+    """Mean over seeds and, of more than one, half of its 95% interval in brackets."""
+    half = f" (± {half_width(values):.{digits}f})" if len(values) > 1 else ""
+    return f"{np.mean(values):{sign}.{digits}f}{half}"
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -14,16 +14,17 @@ MARGINS = {1: 0.25, 2: 0.5, 3: 0.15, 4: 0.5}
 """By table, points from the mean that the prediction interval of a row that is judged may reach."""
 _CONVERGED = 0.1
 INTERVAL_NOTE = (
-    "Errors in percent on the test set. Intervals are 95%: the spread over seeds (Student t) and the binomial sampling "
-    "error of the test set, added in quadrature. The paper's figure is of one run. A row is judged with at least "
-    f"{FEWEST_SEEDS} seeds, and if twice the epochs change the mean of its validation and test error by less than "
-    f"{_CONVERGED} points (90% interval, same seeds); else it is unresolved for want of seeds or length. The figure is "
-    "not reproduced if it lies outside the 95% prediction interval of one further run, mean ± t s √(1 + 1/n), and then "
-    "ours is lower or higher. Inside, it is reproduced if that interval reaches no further than the margin, "
-    f"{MARGINS[1]} points in Table 1, {MARGINS[3]} in Table 3, {MARGINS[2]} on NORB; else the spread leaves it "
-    "unresolved. s is pooled over the rows of the table that have a figure of the paper and an own s within the "
-    "margin; others have their own. A row without chance is judged by the margin alone. Not tested: no figure, or data "
-    "that are not whole."
+    "Errors are in percent on the test set. The 95% interval adds in quadrature the spread over seeds (Student t) and "
+    "the binomial sampling error of the test set. The paper's error is from one run. "
+    f"*Unresolved: seeds*: fewer than {FEWEST_SEEDS} seeds. *Unresolved: length*: nothing shows that twice the epochs, "
+    f"with the same seeds, change the mean of validation and test error by less than {_CONVERGED} points (90% "
+    "interval). *Not reproduced*: the paper's error lies outside the 95% prediction interval for one further run, "
+    "mean ± t s √(1 + 1/n). *Reproduced*: it lies inside, and the interval reaches no further from the mean than the "
+    f"margin: {MARGINS[1]} points in Table 1, {MARGINS[3]} in Table 3, {MARGINS[2]} on NORB. *Unresolved: spread*: it "
+    "lies inside, but the interval reaches further. s is the standard deviation over seeds. It is pooled over the rows "
+    "that have an error in the paper and whose own s is within the margin; any other row uses its own. A row that does "
+    "not depend on a seed, such as raw pixels, is judged by the margin alone. *Not tested*: no runs, no error in the "
+    "paper, or only a part of the data."
 )
 
 
