@@ -1,6 +1,7 @@
 """The k-sparse autoencoder as a scikit-learn transformer."""
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -52,8 +53,8 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         batch_size: examples per update.
         learning_rate, momentum: the paper's for MNIST (section 4.2.2).
         weight_std: the paper's σ.
-        bias_init: ``centered`` takes the mean off. ``zeros``, the paper's, leaves it to be learned, which fails where
-            it exceeds the spread.
+        bias_init: ``centered`` takes the mean off. ``zeros`` leaves it to be learned; ``fit`` warns where it
+            exceeds the spread, which leaves most units dead. The paper does not say how biases start.
         activation: ``linear`` as in the paper, or ``relu``.
         scale: number every example is multiplied with before training and coding, undone by ``inverse_transform``. The
             paper's learning rate is made for MNIST; ``auto`` brings other data to where it is stable. 1.0 takes them as
@@ -314,7 +315,10 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         config = self._config(int(check_random_state(self.random_state).randint(2**31)))
         x = self._read(X, config, reset=True)
         mean, sample = (x.mean, x.sample) if isinstance(x, Blocks) else (x.mean(axis=0, dtype=np.float64), x)
-        mean = mean if self.bias_init == "centered" else np.zeros(len(mean))
+        sample = sample[:: -(-len(sample) // _SAMPLE)]
+        if self.bias_init != "centered":
+            _warn_of_offset(sample)
+            mean = np.zeros(len(mean))
         scale = _stable_scale(sample, mean) if isinstance(self.scale, str) else float(self.scale)
         x = _seen(x, mean, scale)
         model = new_model(config, x)
@@ -426,9 +430,19 @@ def _shifted(x: np.ndarray, mean: np.ndarray, scale: float, in_place: bool = Fal
     return out
 
 
-def _stable_scale(x: Any, mean: np.ndarray) -> float:
+def _warn_of_offset(sample: np.ndarray) -> None:
+    length = np.linalg.norm(sample.mean(axis=0, dtype=np.float64))
+    if length > (spread := np.sqrt(sample.var(axis=0, dtype=np.float64).sum())):
+        warnings.warn(
+            f"The mean of the examples is longer than their spread ({length:.3g} and {spread:.3g}), so most units may "
+            "never be kept: choose bias_init='centered'.",
+            stacklevel=4,
+        )
+
+
+def _stable_scale(sample: np.ndarray, mean: np.ndarray) -> float:
     """The scale at which a sample of the examples exceeds neither bound above."""
-    sample = _seen(x[:: -(-x.shape[0] // _SAMPLE)], mean, 1.0)
+    sample = _seen(sample, mean, 1.0)
     norms = np.einsum("ij,ij->i", sample, sample, dtype=np.float64)
     if (spread := float(norms.mean())) == 0:
         return 1.0

@@ -123,7 +123,7 @@ def study(tmp_path: Path) -> Study:
     write_report(study)
     # They show no runs, so they are due wherever there is evidence.
     study.notebooks.mkdir()
-    for name in ("00_one_digit", "08_inside_a_network", "09_theory", "10_alpha"):
+    for name in ("00_one_digit", "08_inside_a_network", "09_theory", "10_alpha", "11_dead_units"):
         shutil.copy(project_root() / "results" / "quick" / "notebooks" / f"{name}.ipynb", study.notebooks)
     return study
 

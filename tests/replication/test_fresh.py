@@ -24,7 +24,7 @@ def study(tmp_path: Path) -> Study:
     study = Study("quick", results=tmp_path / "results", evidence=tmp_path / "results")
     # Those that show no runs are due wherever there is evidence.
     study.notebooks.mkdir(parents=True)
-    for name in ("00_one_digit", "08_inside_a_network", "09_theory", "10_alpha"):
+    for name in ("00_one_digit", "08_inside_a_network", "09_theory", "10_alpha", "11_dead_units"):
         shutil.copy(NOTEBOOKS.parent / "results" / "quick" / "notebooks" / f"{name}.ipynb", study.notebooks)
     return study
 
