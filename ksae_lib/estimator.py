@@ -26,7 +26,7 @@ from ksae_lib.training import TrainConfig, new_model, train
 
 PRETRAINED = Path(__file__).with_name("pretrained")
 _CHUNK = 1_000
-_SAMPLE, _POWER_STEPS = 2_000, 30
+_SAMPLE, _POWER_STEPS, _ENOUGH = 2_000, 30, 20
 # Where the paper's learning rate and momentum are stable. The largest second moment in any direction is half of what
 # descent along it bears, 8 · moment · rate ≤ 2 (1 + momentum). The other bounds Σ‖x‖⁴ / Σ‖x‖², a mean of ‖x‖² in which
 # outliers count for more: of centred MNIST, digits, photographs, toys and known dictionaries none diverged below 120.
@@ -53,8 +53,9 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         batch_size: examples per update.
         learning_rate, momentum: the paper's for MNIST (section 4.2.2).
         weight_std: the paper's σ.
-        bias_init: ``centered`` takes the mean off. ``zeros`` leaves it to be learned; ``fit`` warns where it
-            exceeds the spread, which leaves most units dead. The paper does not say how biases start.
+        bias_init: ``centered`` takes the mean off. ``zeros`` leaves it to be learned. The longer it is beside the
+            spread, the more it alone decides which units are kept, and the fewer live; ``fit`` warns where it is
+            longer. The paper does not say how biases start.
         activation: ``linear`` as in the paper, or ``relu``.
         scale: number every example is multiplied with before training and coding, undone by ``inverse_transform``. The
             paper's learning rate is made for MNIST; ``auto`` brings other data to where it is stable. 1.0 takes them as
@@ -317,7 +318,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         mean, sample = (x.mean, x.sample) if isinstance(x, Blocks) else (x.mean(axis=0, dtype=np.float64), x)
         sample = sample[:: -(-len(sample) // _SAMPLE)]
         if self.bias_init != "centered":
-            _warn_of_offset(sample)
+            _warn_of_offset(mean, sample)
             mean = np.zeros(len(mean))
         scale = _stable_scale(sample, mean) if isinstance(self.scale, str) else float(self.scale)
         x = _seen(x, mean, scale)
@@ -430,12 +431,13 @@ def _shifted(x: np.ndarray, mean: np.ndarray, scale: float, in_place: bool = Fal
     return out
 
 
-def _warn_of_offset(sample: np.ndarray) -> None:
-    length = np.linalg.norm(sample.mean(axis=0, dtype=np.float64))
-    if length > (spread := np.sqrt(sample.var(axis=0, dtype=np.float64).sum())):
+def _warn_of_offset(mean: np.ndarray, sample: np.ndarray) -> None:
+    length, spread = np.linalg.norm(mean), np.sqrt(sample.var(axis=0, dtype=np.float64).sum())
+    # Of fewer examples the mean is far from 0 by chance alone.
+    if len(sample) >= _ENOUGH and length > spread:
         warnings.warn(
-            f"The mean of the examples is longer than their spread ({length:.3g} and {spread:.3g}), so most units may "
-            "never be kept: choose bias_init='centered'.",
+            f"The mean of the examples is longer than their spread ({length:.3g} and {spread:.3g}), so it decides much "
+            "of which units are kept, and fewer may live: bias_init='centered' takes it off.",
             stacklevel=4,
         )
 

@@ -286,13 +286,13 @@ class RunStore:
                 f"{folder} is missing: 'ksae run {run_id} --profile {self.root.parent.name}' carries it out."
             )
         try:
-            stored = _parsed(*_read_together(folder))
+            config, said, history = _read_together(folder)
+            (run, table), metrics = _parsed(config, history), json.loads(said)
         except (OSError, ValueError, TypeError, KeyError, StoreError) as error:
             raise StoreError(f"{folder} cannot be read ({error}): delete it to have it carried out again.") from error
-        run, metrics = stored.run, stored.metrics
         if not isinstance(metrics, dict) or run.run_id != run_id or metrics.get("run_id") != run_id:
             raise StoreError(f"{folder} holds another run than its name says: delete it to have it carried out again.")
-        return stored
+        return StoredRun(run, metrics, table.copy())
 
     def load_model(self, run: EncoderRun) -> nn.Module:
         """The trained model of a run; a ``StoreError`` if its weights are not here or cannot be read."""
@@ -343,8 +343,8 @@ class RunStore:
 
 # Reports ask for the same run many times.
 @cache
-def _parsed(config: str, metrics: str, history: str) -> StoredRun:
-    return StoredRun(from_json(json.loads(config)), json.loads(metrics), pd.read_csv(StringIO(history)))
+def _parsed(config: str, history: str) -> tuple[Run, pd.DataFrame]:
+    return from_json(json.loads(config)), pd.read_csv(StringIO(history))
 
 
 def _read_together(folder: Path) -> list[str]:

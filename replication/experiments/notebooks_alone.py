@@ -9,7 +9,7 @@ _ALONE = {
     "inside": ("08_inside_a_network",),
     "theory": ("09_theory", "planted_codes", "learnt_dictionaries"),
     "alpha": ("10_alpha", "kept_units"),
-    "dead_units": ("11_dead_units", "live_units", "worth_of_live_units"),
+    "dead_units": ("11_dead_units", "live_units"),
 }
 """Notebook of each experiment, and the figures it writes."""
 

@@ -227,7 +227,7 @@ def name_lines(axis: Axes, apart: float) -> None:
     axis.margins(x=0)
     axis.get_ylim()  # Limits are found only when they are asked for.
     place = axis.transScale + axis.transLimits
-    named = [line for line in axis.lines if str(line.get_label())[0] != "_"]
+    named = [line for line in axis.lines if not str(line.get_label()).startswith("_")]
     ends = [(float(place.transform((0, np.asarray(line.get_ydata())[-1]))[1]), line) for line in named]
     ends.sort(key=lambda end: end[0])
     steps = apart * np.arange(len(ends))

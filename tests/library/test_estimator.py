@@ -179,14 +179,19 @@ def test_a_constant_changes_codes_and_score_by_rounding_only(shift: Any, dtype: 
     assert not with_zeros.mean_.any()
 
 
-@pytest.mark.parametrize(("gamma", "bias_init", "warned"), [(1.1, "zeros", 1), (0.9, "zeros", 0), (1.1, "centered", 0)])
-def test_fit_warns_where_zero_biases_meet_a_mean_above_the_spread(gamma: float, bias_init: str, warned: int) -> None:
-    x = np.random.default_rng(0).normal(size=(500, 16))
+@pytest.mark.parametrize(
+    ("gamma", "bias_init", "examples", "warned"),
+    [(1.1, "zeros", 500, 1), (0.9, "zeros", 500, 0), (1.1, "centered", 500, 0), (1.1, "zeros", 5, 0)],
+)
+def test_fit_warns_where_zero_biases_meet_a_mean_above_the_spread(
+    gamma: float, bias_init: str, examples: int, warned: int
+) -> None:
+    x = np.random.default_rng(0).normal(size=(examples, 16))
     x += gamma * np.sqrt(x.var(axis=0).sum() / 16) - x.mean(axis=0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         coder(units=20, k=3, epochs=1, bias_init=bias_init).fit(x)
-    assert ["choose bias_init='centered'" in str(one.message) for one in caught] == [True] * warned
+    assert ["bias_init='centered' takes it off" in str(one.message) for one in caught] == [True] * warned
     assert all(one.filename == __file__ for one in caught)
 
 
