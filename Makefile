@@ -82,17 +82,17 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12")'
 	rm -rf *.egg-info
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[replication,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[replication,test]'
 	touch $@
 
 # Only the site needs Sphinx and its theme: who reproduces the study does not wait for them.
 $(SITE_READY): $(READY)
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[site]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[site]'
 	touch $@
 
 .venv-citation/.ready: Makefile
 	$(PYTHON) -m venv .venv-citation
-	.venv-citation/bin/python -m pip install --quiet --no-compile --disable-pip-version-check 'cffconvert==2.0.0' 'ruamel.yaml>=0.18' 'docopt>=0.6'
+	.venv-citation/bin/python -m pip install --quiet --disable-pip-version-check 'cffconvert==2.0.0' 'ruamel.yaml>=0.18' 'docopt>=0.6'
 	touch $@
 
 clean:
