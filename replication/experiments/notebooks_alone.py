@@ -1,22 +1,21 @@
 """Notebooks that train what they show, or load it: no runs are stored for them."""
 
-from functools import partial
-
 from replication.experiments.base import Experiment, Settings, experiment
 
 _ALONE = {
-    "one_digit": ("00_one_digit",),
-    "inside": ("08_inside_a_network",),
-    "theory": ("09_theory", "planted_codes", "learnt_dictionaries"),
-    "alpha": ("10_alpha", "kept_units"),
-    "dead_units": ("11_dead_units", "live_units"),
+    "one_digit": Experiment(notebook="00_one_digit"),
+    "inside": Experiment(notebook="08_inside_a_network"),
+    "theory": Experiment(notebook="09_theory", figures=("planted_codes", "learnt_dictionaries")),
+    "alpha": Experiment(notebook="10_alpha", figures=("kept_units",)),
+    "dead_units": Experiment(notebook="11_dead_units", figures=("live_units",)),
 }
-"""Notebook of each experiment, and the figures it writes."""
 
 
-def _alone(notebook: str, figures: tuple[str, ...], _: Settings) -> Experiment:
-    return Experiment(notebook=notebook, figures=figures)
+def _register(name: str, made: Experiment) -> None:
+    @experiment(name, "smoke", "quick")
+    def build(s: Settings) -> Experiment:
+        return made
 
 
-for _name, (_notebook, *_figures) in _ALONE.items():
-    experiment(_name, "smoke", "quick")(partial(_alone, _notebook, tuple(_figures)))
+for _name, _made in _ALONE.items():
+    _register(_name, _made)

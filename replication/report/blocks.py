@@ -46,10 +46,15 @@ def update_blocks(root: Path) -> list[Path]:
     Raises:
         MarkerError: an unknown name, or a marker without its other end.
     """
-    changed = {path: text for path, text in filled(root).items() if path.read_text(encoding="utf-8") != text}
+    changed = outdated(root)
     for path, text in changed.items():
         write_text(path, text)
     return list(changed)
+
+
+def outdated(root: Path) -> dict[Path, str]:
+    """Those of ``filled`` that do not say what they should."""
+    return {path: text for path, text in filled(root).items() if path.read_text(encoding="utf-8") != text}
 
 
 def filled(root: Path) -> dict[Path, str]:

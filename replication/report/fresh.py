@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from replication.experiments.base import Experiment
-from replication.report.blocks import filled
+from replication.report.blocks import outdated
 from replication.report.figures import drawn
 from replication.report.write import report_texts
 from replication.runs import MANIFEST, RunStore, StoreError
@@ -51,11 +51,8 @@ def stale(study: Study) -> list[str]:
 
 def stale_documents(root: Path) -> list[str]:
     """One sentence for each document whose generated parts are not what the committed runs give."""
-    return [
-        f"{path.relative_to(root)} shows other numbers than the committed runs: run 'ksae report --update-evidence'."
-        for path, text in filled(root).items()
-        if path.read_text(encoding="utf-8") != text
-    ]
+    said = "shows other numbers than the committed runs: run 'ksae report --update-evidence'."
+    return [f"{path.relative_to(root)} {said}" for path in outdated(root)]
 
 
 def code_state(store: RunStore) -> tuple[int, list[str]]:

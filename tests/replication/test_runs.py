@@ -80,6 +80,17 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [RUN.run_id]
 
 
+def test_what_one_reader_changes_no_other_sees(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    store.save(RUN, {"loss": 1.5}, HISTORY)
+    mine = store.read(RUN.run_id)
+    mine.metrics["loss"] = 0.0
+    mine.history.loc[:, "loss"] = 0.0
+    other = store.read(RUN.run_id)
+    assert other.metrics["loss"] == 1.5
+    assert other.history.equals(HISTORY)
+
+
 def test_committed_evidence_is_not_written(tmp_path: Path) -> None:
     RunStore(tmp_path).save(RUN, {"loss": 1.0}, HISTORY)
     with pytest.raises(StoreError, match="only --update-evidence writes there"):
