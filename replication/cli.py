@@ -38,8 +38,7 @@ def add_verbs(commands: Any) -> None:
         resume = "interrupted runs go on from their checkpoints (default: yes)"
         one.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help=resume)
 
-    example = "ksae notebook 01_sparsity_sweep_filters --profile smoke"
-    made = _verb(commands, "notebook", _notebook, "Execute one notebook into the results folder.", example)
+    made = _verb(commands, "notebook", _notebook, "Execute one notebook into your results.", "ksae notebook figure1")
     made.add_argument("name", help="file name in notebooks/ without .ipynb, or an experiment that has a notebook")
     made = _verb(
         commands, "report", _report, "Write tables, figures and README numbers from the stored runs.",

@@ -47,8 +47,7 @@ def _git_commit() -> str | None:
 
 def _processor() -> str:
     with suppress(OSError):
-        if named := re.search(
-            r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE
-        ):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        if named := re.search(r"^model name\s*: (.*)$", text, re.MULTILINE):
             return named[1].strip()
     return platform.processor() or platform.machine()

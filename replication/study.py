@@ -104,6 +104,9 @@ class Study:
         for store in (self.store, self.evidence):
             if store.is_ready(run) if exact else store.has(run, weights=True):
                 return store.load_model(run)
+        if self.updates_evidence and (found := self.evidence.find(run)) and found.is_current:
+            # The committed run stays: weights that were not kept are made beside it.
+            return Study(self.profile, self.seeds, self.evidence_root / "local", self.evidence_root).model(run, exact)
         carry_out([run], self)
         return self.store.load_model(run)
 

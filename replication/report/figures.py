@@ -332,9 +332,8 @@ def alpha_curves(rows: list[tuple[str, list[StoredRun]]]) -> Figure:
 def drawn(study: Study) -> dict[str, Callable[[], Figure]]:
     """The figures that need no weights, by name, and what draws each; the others are written by their notebooks."""
     figures: dict[str, Callable[[], Figure]] = {}
-    table = sweep_table(study)
-    if len(table) and (table["k"].isin(_PAPER_KS) & ~table["is_base"]).any():
-        figures["what_it_takes"] = partial(what_it_takes, study)
-    if len(table):
+    if len(table := sweep_table(study)):
         figures["error_against_k"] = partial(error_against_k, study)
+        if (table["k"].isin(_PAPER_KS) & ~table["is_base"]).any():
+            figures["what_it_takes"] = partial(what_it_takes, study)
     return figures

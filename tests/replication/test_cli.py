@@ -76,6 +76,17 @@ def test_a_readout_trains_its_encoder_and_reports_its_error(study: Study, capsys
     assert metrics["test_error"] < 30
 
 
+def test_a_committed_encoder_stays_as_it_is_when_a_new_readout_needs_its_weights(study: Study) -> None:
+    readout = run_id("readout-k10-zeros", study)
+    encoder = study.evidence.folder(study.run(run_id("train-k10-zeros", study)))
+    assert main(["run", encoder.name, "--profile", "smoke", "--update-evidence"]) == 0
+    (encoder / "weights.safetensors").unlink()
+    before = {path.name: path.read_bytes() for path in encoder.iterdir()}
+    assert main(["run", readout, "--profile", "smoke", "--update-evidence"]) == 0
+    assert {path.name: path.read_bytes() for path in encoder.iterdir()} == before
+    assert Study("smoke").evidence.has(study.run(readout))
+
+
 def test_several_runs_are_one_batch_and_a_diverged_one_leaves_the_others(
     study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
