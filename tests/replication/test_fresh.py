@@ -24,8 +24,9 @@ def study(tmp_path: Path) -> Study:
     study = Study("quick", results=tmp_path / "results", evidence=tmp_path / "results")
     # Those that show no runs are due wherever there is evidence.
     study.notebooks.mkdir(parents=True)
-    for name in ("00_one_digit", "08_inside_a_network", "09_theory", "10_alpha", "11_dead_units"):
-        shutil.copy(NOTEBOOKS.parent / "results" / "quick" / "notebooks" / f"{name}.ipynb", study.notebooks)
+    for one in study.experiments:
+        if one.notebook and not study.shown(one):
+            shutil.copy(NOTEBOOKS.parent / "results" / "quick" / "notebooks" / f"{one.executed}.ipynb", study.notebooks)
     return study
 
 
