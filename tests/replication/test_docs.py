@@ -22,7 +22,7 @@ from replication.report.blocks import Blocks, filled
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CARDS = [*PAGES, ROOT / "data" / "README.md"]
-TO_BE_WRITTEN = {"replication/methods/l1.py", "replication/data/digits.py", "notebooks/12_widths.ipynb"}
+TO_BE_WRITTEN = {"replication/methods/l1.py", "replication/data/digits.py", "notebooks/13_widths.ipynb"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
