@@ -17,9 +17,7 @@ PROFILE ?= quick
 # Two processes with one thread each.
 ALONE := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python
 BY_TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
-INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable
-# pip compiles on one core, and the packages' tests too. What is written for other versions of Python does not compile.
-COMPILE := $(BIN)/python -m compileall -qq -j 0 -x /tests/ .venv/lib || true
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 PAPER := figure1,one_digit,figure3,figure4,table1,table3
 STAND_IN := toy_norb_figure2,toy_norb_table2,toy_norb_table4
 
@@ -81,18 +79,18 @@ fresh: $(READY)
 citation: .venv-citation/.ready
 	.venv-citation/bin/cffconvert --validate
 
+# pip compiles on one core, and the packages' tests too. What is written for other versions of Python does not compile.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12")'
 	rm -rf *.egg-info
 	$(PYTHON) -m venv .venv
-	$(INSTALL) '.[replication,test]'
-	$(COMPILE)
+	$(INSTALL) '.[replication,test]' --no-compile
+	$(BIN)/python -m compileall -qq -j 0 -x /tests/ .venv/lib || true
 	touch $@
 
 # Only the site needs Sphinx and its theme: who reproduces the study does not wait for them.
 $(SITE_READY): $(READY)
 	$(INSTALL) '.[site]'
-	$(COMPILE)
 	touch $@
 
 .venv-citation/.ready: Makefile

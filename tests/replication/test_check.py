@@ -20,7 +20,8 @@ from replication.report.fresh import stale
 from replication.report.verdicts import twice
 from replication.report.write import write_report
 from replication.runs import MANIFEST, EncoderRun, ReadoutRun, StoreError
-from replication.study import Study, project_root
+from replication.study import Study
+from tests.executed import copy_notebooks_without_runs
 
 DATA = DataConfig(train_size=300, validation_size=100, test_size=100)
 ENCODER = EncoderRun(
@@ -121,11 +122,7 @@ def study(tmp_path: Path) -> Study:
         metrics = {**said, "test_error": len(mistakes) / 100, "test_mistakes": mistakes, "seed": seed}
         study.store.save(row.at(seed), metrics, TRIALS)
     write_report(study)
-    # They show no runs, so they are due wherever there is evidence.
-    study.notebooks.mkdir()
-    for one in study.experiments:
-        if one.notebook and not study.shown(one):
-            shutil.copy(project_root() / "results" / "quick" / "notebooks" / f"{one.executed}.ipynb", study.notebooks)
+    copy_notebooks_without_runs(study)
     return study
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +11,7 @@ from replication.report.fresh import code_state, stale, stale_documents
 from replication.report.write import write_report
 from replication.runs import digest_of
 from replication.study import Study
+from tests.executed import copy_notebooks_without_runs
 
 TRIALS = pd.DataFrame({"alpha": [1.0], "l2": [0.1]})
 METRICS = {"validation_error": 2.0, "test_images": 10_000, "test_mistakes": [], "selected": {"l2": 0.1}}
@@ -22,11 +22,7 @@ NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 def study(tmp_path: Path) -> Study:
     """Evidence of profile ``quick`` in a checkout of its own."""
     study = Study("quick", results=tmp_path / "results", evidence=tmp_path / "results")
-    # Those that show no runs are due wherever there is evidence.
-    study.notebooks.mkdir(parents=True)
-    for one in study.experiments:
-        if one.notebook and not study.shown(one):
-            shutil.copy(NOTEBOOKS.parent / "results" / "quick" / "notebooks" / f"{one.executed}.ipynb", study.notebooks)
+    copy_notebooks_without_runs(study)
     return study
 
 
