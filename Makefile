@@ -1,6 +1,7 @@
 # make setup       make .venv/ with everything the study needs
 # make reproduce   set up if needed, carry out the paper's experiments, write results/local/quick/, compare with results/quick/
 # make everything  the same and the rows beyond the paper
+# make beyond      the notebooks that ask what the paper could not: networks, theory, α, dead units, known atoms, the family
 # make norb        Figure 2 and Tables 2 and 4 on the stand-in for NORB
 # make test        set up if needed, run every check that CI runs
 # make lab         set up if needed, open JupyterLab on the notebooks
@@ -19,9 +20,10 @@ ALONE := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python
 BY_TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 PAPER := figure1,one_digit,figure3,figure4,table1,table3
+BEYOND := inside,theory,alpha,dead_units,ground_truth,family
 STAND_IN := toy_norb_figure2,toy_norb_table2,toy_norb_table4
 
-.PHONY: setup reproduce everything norb test lab bench demo site report lint notebooks fresh citation clean
+.PHONY: setup reproduce everything beyond norb test lab bench demo site report lint notebooks fresh citation clean
 
 setup: $(READY)
 
@@ -30,6 +32,9 @@ reproduce: $(READY)
 
 everything: $(READY)
 	$(BIN)/ksae reproduce --profile $(PROFILE)
+
+beyond: $(READY)
+	$(BIN)/ksae reproduce --profile $(PROFILE) --only $(BEYOND)
 
 norb: $(READY)
 	$(BIN)/ksae reproduce --profile $(PROFILE) --only $(STAND_IN)

@@ -9,6 +9,7 @@ _ALONE = {
     "alpha": Experiment(notebook="10_alpha", figures=("kept_units",)),
     "dead_units": Experiment(notebook="11_dead_units", figures=("live_units",)),
     "ground_truth": Experiment(notebook="12_ground_truth", figures=("atoms_found", "found_against_k")),
+    "family": Experiment(notebook="13_family", figures=("family",)),
 }
 
 

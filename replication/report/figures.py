@@ -217,9 +217,10 @@ def gabor_histogram(explained: dict[str, list[float]]) -> Figure:
     return figure
 
 
-def _line(axis: Axes, name: str, colour: str, x: Any, y: Any, low: Any, high: Any) -> None:
-    axis.plot(x, y, color=colour, label=name)
-    axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+def draw_line(axis: Axes, label: str, x: Any, y: Any, low: Any, high: Any, **how: Any) -> None:
+    """A labelled line with a band of its colour from ``low`` to ``high``."""
+    (line,) = axis.plot(x, y, label=label, **how)
+    axis.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
 
 
 def name_lines(axis: Axes, apart: float) -> None:
@@ -290,7 +291,7 @@ def finetuning_curves(rows: list[tuple[str, list[StoredRun]]]) -> Figure:
         error = history.groupby("epoch")["validation_error"].mean()
         half = 1.96 * np.sqrt(error * (100 - error) / run.data.sizes[1])
         name = fill(label.replace(" + F.T.", ""), 28, break_on_hyphens=False)
-        _line(axis, name, f"C{len(axis.lines)}", error.index + 1, error, error - half, error + half)
+        draw_line(axis, name, error.index + 1, error, error - half, error + half)
     for axis, title in zip(axes, ("one hidden layer", "two hidden layers"), strict=True):
         axis.set(title=title, xlabel="epoch", yscale="log")
         axis.yaxis.set(major_locator=LogLocator(subs=(1, 1.5, 2, 3, 4, 6)), minor_locator=NullLocator())
@@ -319,7 +320,7 @@ def alpha_curves(rows: list[tuple[str, list[StoredRun]]]) -> Figure:
     for of_net, (net, lines) in zip(axes, nets.items(), strict=True):
         for axis, name in zip(of_net, _OF_ALPHA, strict=True):
             for k, found in lines.items():
-                _line(axis, f"k = {k}", colours[k], found.index, *found[name].to_numpy().T)
+                draw_line(axis, f"k = {k}", found.index, *found[name].to_numpy().T, color=colours[k])
             axis.set(xticks=found.index, title=_OF_ALPHA[name] if net == next(iter(nets)) else "")
             axis.yaxis.set_major_formatter("{x:g}" if name == "fvu" else "{x:g}%")
         of_net[0].set_ylabel(fill(net, 14, break_on_hyphens=False))

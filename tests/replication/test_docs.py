@@ -17,12 +17,13 @@ from replication.data.base import DATASETS, DataConfig
 from replication.experiments import experiments
 from replication.experiments.base import REGISTRY
 from replication.experiments.profiles import PROFILES, settings
+from replication.family import WAYS
 from replication.report.blocks import Blocks, filled
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CARDS = [*PAGES, ROOT / "data" / "README.md"]
-TO_BE_WRITTEN = {"replication/methods/l1.py", "replication/data/digits.py", "notebooks/13_widths.ipynb"}
+TO_BE_WRITTEN = {"replication/methods/l1.py", "replication/data/digits.py", "notebooks/14_widths.ipynb"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -184,13 +185,14 @@ def test_the_estimators_code_runs(tmp_path, monkeypatch):
 
 @pytest.fixture
 def blocks_of_extending():
-    """What the page's four blocks define; whatever they register is taken back."""
+    """What the page's five blocks define; whatever they register is taken back."""
     registered = list(REGISTRY)
     blocks = fences(ROOT / "docs" / "extending.md", "python")
     yield [run(block) for block in blocks]
     REGISTRY[:] = registered
     RULES.pop("magnitude", None)
     DATASETS.pop("digits", None)
+    WAYS.pop("above mean", None)
 
 
 def run(code):
@@ -199,8 +201,8 @@ def run(code):
     return found
 
 
-def test_the_four_additions_work_as_they_are_printed(blocks_of_extending):
-    baseline, rows, data, rule = blocks_of_extending
+def test_the_five_additions_work_as_they_are_printed(blocks_of_extending):
+    baseline, rows, data, rule, way = blocks_of_extending
     x = np.random.default_rng(0).random((200, 30), dtype=np.float32)
     method = baseline["L1Sparse"](units=20, epochs=3, learning_rate=0.001)
     model, history = method.fit(x, progress=False)
@@ -227,3 +229,7 @@ def test_the_four_additions_work_as_they_are_printed(blocks_of_extending):
     assert not rule["by_magnitude"](z - z.max(), 5).equal(by_sorting(z - z.max(), 5))
     with pytest.raises(ValueError, match="cpu engine does not know"):
         train(x, config, engine="cpu")
+
+    assert WAYS["above mean"] is way["AboveMean"]
+    on = (WAYS["above mean"](x, 20, 5, rate=0.01, seed=0).fit(2).encode(x) != 0).sum(axis=1)
+    assert 0 < on.mean() < 20
