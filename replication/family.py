@@ -26,7 +26,7 @@ _RISE = 1.01
 _WIDTH, _LOG_THRESHOLD = 0.5, math.log(0.25)
 """Of JumpReLU's kernel, and where thresholds start: short runs need a wider kernel than the paper's 0.001."""
 _KL = 2.0
-"""Weight of the mean KL divergence; the notes' 3 on its sum would be larger."""
+"""Weight of the mean KL divergence over units. Ng's notes put 3 on the sum, which weighs it far more."""
 
 
 class TopK:
@@ -135,38 +135,6 @@ class MultiTopK(TopK):
     def error(self, x: Tensor, z: Tensor, code: Tensor) -> Tensor:
         more = z.relu() * supp_k(z, min(4 * self.k, z.shape[1]))
         return super().error(x, z, code) + super().error(x, z, more) / 8
-
-
-class Resampled(TopK):
-    """Every 100 steps, units that are dead start again from examples that are described badly (Bricken et al. 2023).
-
-    There the encoder starts at 0.2 of the mean length of the live ones. Units so short are hardly ever among the k
-    largest, so it starts at all of it. The probability of an example is its squared error, squared.
-    """
-
-    revives, until, steps = False, math.inf, 0
-    """``until``: the last step at which units are resampled."""
-
-    def step(self, x: Tensor) -> None:
-        super().step(x)
-        self.steps += 1
-        dead = self.idle >= _IDLE
-        if self.steps % _IDLE == 0 and self.steps <= self.until and bool(dead.any()):
-            self.resample(dead)
-
-    @torch.no_grad()
-    def resample(self, dead: Tensor) -> None:
-        """Start some units again (shape: [units])."""
-        inputs = self.x - self.offset
-        code = self.training_code(inputs @ self.encoder.T + self.bias, inputs)
-        badly = (inputs - code @ self.decoder).square().sum(dim=1).square()
-        chosen = normalize(inputs[torch.multinomial(badly, int(dead.sum()), True, generator=self.generator)])
-        self.decoder[dead] = chosen
-        self.encoder[dead] = self.encoder[~dead].norm(dim=1).mean() * chosen
-        self.bias[dead], self.idle[dead] = 0, 0
-        for learnt in (self.decoder, self.encoder, self.bias):
-            for moment in ("exp_avg", "exp_avg_sq"):
-                self.optimizer.state[learnt][moment][dead] = 0
 
 
 class BatchTopK(TopK):

@@ -44,7 +44,9 @@ def execute_notebook(
         raise NotebookError(f"{source.name} is missing in {source.parent.name}/.")
     check_parameters(source, parameters)
     folders = dict(environment or {})
-    with atomic_path(output) as temporary, patch.dict(os.environ, folders), _scratch() as folder:
+    # joblib replaces a worker that has grown large, and names a path when it says so.
+    quiet = {"PYTHONWARNINGS": "ignore:A worker stopped"}
+    with atomic_path(output) as temporary, patch.dict(os.environ, folders | quiet), _scratch() as folder:
         # A kernel that dies leaves cells that look complete, so a last cell must say that it was reached.
         notebook = nbformat.read(source, as_version=4)
         notebook.cells.append(nbformat.v4.new_code_cell(f"print({_SENTINEL!r})"))

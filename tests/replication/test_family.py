@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from replication.family import WAYS, JumpReLU, Lifetime, Resampled, TopK, paired
+from replication.family import WAYS, JumpReLU, Lifetime, TopK, paired
 
 Z = torch.tensor([[3.0, -1.0, 2.0, 0.5], [0.2, 0.4, -2.0, 0.1]])
 X = torch.tensor([[3.0, 0.0], [0.0, 0.3]])
@@ -125,35 +125,6 @@ def test_dead_units_reconstruct_what_the_others_leave():
     # Only the first unit is kept, and only the second has been idle for more than 100 steps.
     assert moved == {TopK: [True, True, False, False], Plain: [True, False, False, False]}
     assert net.idle.tolist() == [0, 102, 100, 100]
-
-
-def test_resampled_units_start_at_examples_with_new_moments():
-    x = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)
-    net = Resampled(x, 8, 2, rate=0.01, seed=0)
-    net.step(net.x[:100])
-    net.idle[:] = torch.tensor([100, 0, 0, 100, 0, 0, 0, 0])
-    dead = net.idle >= 100
-    length = net.encoder.detach()[~dead].norm(dim=1).mean()
-    net.resample(dead)
-    directions = torch.nn.functional.normalize(net.x - net.offset.detach())
-    for unit in (0, 3):
-        atom = net.decoder.detach()[unit]
-        assert (directions @ atom).max().item() == pytest.approx(1, abs=1e-5)
-        assert torch.allclose(net.encoder.detach()[unit], length * atom)
-        assert all(not net.optimizer.state[net.encoder][m][unit].any() for m in ("exp_avg", "exp_avg_sq"))
-    assert net.optimizer.state[net.encoder]["exp_avg"][1].any()
-    assert net.bias.detach()[dead].tolist() == [0, 0] and net.idle.tolist() == [0] * 8
-
-
-def test_units_are_resampled_every_hundred_steps_until_the_last():
-    x = np.random.default_rng(0).normal(size=(100, 6)).astype(np.float32)
-    at = []
-    net = Resampled(x, 40, 1, rate=0.001, seed=0)
-    net.resample = lambda dead: at.append(net.steps)
-    net.until = 250
-    net.bias.data[5:] = -9
-    net.fit(320)
-    assert at == [100, 200]
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -62,7 +62,7 @@ def test_papermill_shows_type_default_and_meaning_of_every_parameter(path: Path)
 
 
 def test_an_executed_notebook_holds_the_result_and_nothing_volatile(tmp_path: Path) -> None:
-    late = "import time; time.sleep(0.5); print('late')"
+    late = "import time, warnings; warnings.warn('A worker stopped, see /a/path'); time.sleep(0.5); print('late')"
     source = write(tmp_path / "a.ipynb", "x: int = 1  # a number", "print(x + 1, flush=True)\n" + late)
     output = execute_notebook(source, tmp_path / "out" / "a.ipynb", {"x": 41})
     notebook = nbformat.read(output, as_version=4)
