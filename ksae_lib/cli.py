@@ -15,7 +15,7 @@ from ksae_lib.io import KsaeError, atomic_path, read_model
 from ksae_lib.model import Activation, BiasInit, CodeMode
 from ksae_lib.training import ENGINE_NAMES
 
-_STUDY = ("reproduce", "run", "notebook", "data", "report", "check", "search")
+_STUDY = ("reproduce", "run", "notebook", "testbed", "data", "report", "check", "search")
 _SETTINGS: dict[str, dict[str, Any]] = {
     "units": {"type": int, "help": "hidden units (default: 1000)"},
     "k": {"type": int, "help": "units kept in training (default: 25)"},
@@ -93,15 +93,11 @@ def _transform(options: argparse.Namespace) -> None:
 def _xray(options: argparse.Namespace) -> None:
     from ksae_lib.estimator import KSparseCoder
 
-    coder, labels = KSparseCoder.load(options.model), getattr(options, "labels", None)
-    report = coder.report(
-        _array(options.x),
-        options.out,
-        y=None if labels is None else _array(labels, "a label an example"),
-        image_shape=getattr(options, "image_shape", None),
-    )
-    dead = (~report["live"]).sum()
-    print(f"{options.out}: {len(report['live'])} units, {dead} of them dead, FVU {report['fvu']:.4g}")
+    labels, shape = (getattr(options, name, None) for name in ("labels", "image_shape"))
+    y = None if labels is None else _array(labels, "a label an example")
+    report = KSparseCoder.load(options.model).report(_array(options.x), options.out, y=y, image_shape=shape)
+    live = report["live"]
+    print(f"{options.out}: {len(live)} units, {(~live).sum()} of them dead, FVU {report['fvu']:.4g}")
 
 
 def _info(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The study's verbs of the command ``ksae``: ``reproduce | run | notebook | data | report | check | search``."""
+"""The study's verbs of the command ``ksae``: reproduce, run, notebook, testbed, data, report, check, search."""
 
 import argparse
 import os
@@ -40,6 +40,9 @@ def add_verbs(commands: Any) -> None:
 
     made = _verb(commands, "notebook", _notebook, "Execute one notebook into your results.", "ksae notebook figure1")
     made.add_argument("name", help="file name in notebooks/ without .ipynb, or an experiment that has a notebook")
+    made = _verb(commands, "testbed", _notebook, "Try a method on known atoms.", "ksae testbed --method my_module:fit")
+    made.add_argument("--method", required=True, help="module:function; the module is in the folder you are in")
+    made.set_defaults(name="ground_truth")
     made = _verb(
         commands, "report", _report, "Write tables, figures and README numbers from the stored runs.",
         "ksae report", "ksae report --check --verbose", "ksae report --profile quick,paper --update-evidence",
@@ -164,6 +167,11 @@ def _notebook(options: argparse.Namespace) -> None:
         raise PlanError(f"Experiment {one.name} has no notebook of its own: {', '.join(one.shown_in)} shows its runs.")
     output = study.notebooks / f"{one.executed}.ipynb"
     parameters = {"profile": study.profile, "dataset": one.data}
+    if "method" in options:
+        if study.updates_evidence:
+            raise PlanError("What your method scores is not evidence: leave --update-evidence out.")
+        parameters["method"] = options.method
+        os.environ["PYTHONPATH"] = f"{Path.cwd()}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     execute_notebook(project_root() / "notebooks" / f"{one.notebook}.ipynb", output, parameters, study.environment)
     print(f"{options.name}: {os.path.relpath(output)}")
 

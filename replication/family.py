@@ -25,8 +25,6 @@ _RISE = 1.01
 """Factor by which the weight of a penalty rises or falls with each step."""
 _WIDTH, _LOG_THRESHOLD = 0.5, math.log(0.25)
 """Of JumpReLU's kernel, and where thresholds start: short runs need a wider kernel than the paper's 0.001."""
-_KL = 2.0
-"""Weight of the mean KL divergence over units. Ng's notes put 3 on the sum, which weighs it far more."""
 
 
 class TopK:
@@ -48,11 +46,10 @@ class TopK:
     def __init__(self, x: np.ndarray, units: int, k: int, *, rate: float, seed: int) -> None:
         self.k, self.generator = k, torch.Generator().manual_seed(seed)
         self.mean, self.spread = x.mean(axis=0), np.sqrt(x.var(axis=0).mean())
-        self.x = self._scaled(x)
+        self.x, self.penalty_weight = self._scaled(x), 1e-3
         self.decoder = normalize(torch.randn(units, x.shape[1], generator=self.generator))
         self.encoder, self.bias, self.offset = self.decoder.clone(), torch.zeros(units), torch.zeros(x.shape[1])
         self.log_threshold, self.idle = torch.full((units,), _LOG_THRESHOLD), torch.zeros(units)
-        self.penalty_weight = 1e-3
         learnt = (self.encoder, self.decoder, self.bias, self.offset, self.log_threshold)
         self.optimizer = torch.optim.Adam([one.requires_grad_() for one in learnt], rate, fused=True)
 
@@ -231,7 +228,7 @@ class Lifetime(TopK):
 
 
 class KLSparse(TopK):
-    """Sigmoid units that are drawn to a mean activation of k/units, and atoms of any length (after Ng 2011)."""
+    """Sigmoid units drawn to a mean activation of k/units (after Ng 2011, who weighs it more); atoms of any length."""
 
     revives, unit_atoms = False, False
 
@@ -239,7 +236,7 @@ class KLSparse(TopK):
         return z.sigmoid()
 
     def penalty(self, x: Tensor, z: Tensor, code: Tensor) -> Tensor | float:
-        return _KL * kl_penalty(code.mean(dim=0), self.k / z.shape[1]).mean()
+        return 2 * kl_penalty(code.mean(dim=0), self.k / z.shape[1]).mean()
 
 
 WAYS: dict[str, Callable[..., TopK]] = {
@@ -252,8 +249,7 @@ WAYS: dict[str, Callable[..., TopK]] = {
 def paired(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each atom of ``one`` (shape: [atoms, inputs]) with an atom of ``other``, so that the sum of |cosine| is largest.
 
-    Returns:
-        Its place in ``other`` and the |cosine|; −1 and 0 where there are fewer.
+    Returns its place in ``other`` and the |cosine|; −1 and 0 where there are fewer.
     """
     lengths = [np.maximum(np.linalg.norm(atoms, axis=1, keepdims=True), 1e-12) for atoms in (one, other)]
     cosines = np.abs((one / lengths[0]) @ (other / lengths[1]).T)

@@ -114,6 +114,7 @@ def test_several_runs_are_one_batch_and_a_diverged_one_leaves_the_others(
         (["reproduce", "--profile", "smoke", "--seeds", "0"], "seeds = 0 is not possible"),
         (["notebook", "09_nothing", "--profile", "smoke"], "There is no experiment '09_nothing'"),
         (["notebook", "beyond", "--profile", "quick"], "has no notebook of its own: table1"),
+        (["testbed", "--method", "a:fit", "--update-evidence"], "is not evidence"),
         (["data", "verify", "--root", "nowhere"], "train-images-idx3-ubyte.gz is missing"),
         (["data", "get", "norb", "--from", "nowhere"], "nowhere"),
         (["report", "--check", "--profile", "search,smoke"], "smoke/tables/table1.csv is missing or out of date"),
@@ -150,11 +151,23 @@ def test_a_full_disk_ends_in_one_sentence(
 
 
 def test_help_of_every_command_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("reproduce", "run", "notebook", "report"):
+    for command in ("reproduce", "run", "notebook", "testbed", "report"):
         with pytest.raises(SystemExit) as stopped:
             main([command, "--help"])
         assert stopped.value.code == 0
         assert f"examples:\n  ksae {command}" in capsys.readouterr().out
+
+
+def test_the_testbed_scores_a_function_of_the_folder_one_is_in(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "nowhere")
+    code = "def fit(x, units, k, epochs, seed):\n    return x[:units], lambda new: new @ x[:units].T\n"
+    (tmp_path / "my_module.py").write_text(code, encoding="utf-8")
+    assert main(["testbed", "--method", "my_module:fit", "--profile", "smoke"]) == 0
+    text = (study.notebooks / "12_ground_truth.ipynb").read_text(encoding="utf-8")
+    assert "| my_module:fit | " in text
 
 
 def test_the_verbs_start_without_notebook_tools() -> None:
