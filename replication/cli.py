@@ -166,13 +166,13 @@ def _notebook(options: argparse.Namespace) -> None:
     if one.notebook is None:
         raise PlanError(f"Experiment {one.name} has no notebook of its own: {', '.join(one.shown_in)} shows its runs.")
     output = study.notebooks / f"{one.executed}.ipynb"
-    parameters = {"profile": study.profile, "dataset": one.data}
+    parameters, environment = {"profile": study.profile, "dataset": one.data}, dict(study.environment)
     if "method" in options:
         if study.updates_evidence:
             raise PlanError("What your method scores is not evidence: leave --update-evidence out.")
         parameters["method"] = options.method
-        os.environ["PYTHONPATH"] = f"{Path.cwd()}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    execute_notebook(project_root() / "notebooks" / f"{one.notebook}.ipynb", output, parameters, study.environment)
+        environment["PYTHONPATH"] = f"{Path.cwd()}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    execute_notebook(project_root() / "notebooks" / f"{one.notebook}.ipynb", output, parameters, environment)
     print(f"{options.name}: {os.path.relpath(output)}")
 
 

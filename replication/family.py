@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
+from sklearn.metrics.pairwise import cosine_similarity
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -251,8 +252,7 @@ def paired(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Returns its place in ``other`` and the |cosine|; −1 and 0 where there are fewer.
     """
-    lengths = [np.maximum(np.linalg.norm(atoms, axis=1, keepdims=True), 1e-12) for atoms in (one, other)]
-    cosines = np.abs((one / lengths[0]) @ (other / lengths[1]).T)
+    cosines = np.abs(cosine_similarity(one, other))
     rows, columns = linear_sum_assignment(-cosines)
     place, cosine = np.full(len(one), -1), np.zeros(len(one))
     place[rows], cosine[rows] = columns, cosines[rows, columns]

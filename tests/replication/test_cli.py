@@ -162,7 +162,6 @@ def test_the_testbed_scores_a_function_of_the_folder_one_is_in(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", "nowhere")
     code = "def fit(x, units, k, epochs, seed):\n    return x[:units], lambda new: new @ x[:units].T\n"
     (tmp_path / "my_module.py").write_text(code, encoding="utf-8")
     assert main(["testbed", "--method", "my_module:fit", "--profile", "smoke"]) == 0
