@@ -8,7 +8,7 @@
 # make bench       measure speed again on an idle machine, write benchmarks/results/ and docs/speed.md (20 minutes)
 # make demo        open the first notebook and the explorer in a browser, with nothing to train
 # make site        build the documentation, the explorer and the page of units into results/local/site/
-# make report      rewrite tables, figures and README numbers from the stored runs
+# make report      rewrite tables and README numbers from the stored runs
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -51,7 +51,7 @@ lab: $(READY)
 	$(BIN)/jupyter lab notebooks
 
 bench: $(READY)
-	for name in engines encoding readout recovery; do $(BIN)/python -m benchmarks $$name --output benchmarks/results/$$name.json || exit; done
+	for name in engines encoding readout; do $(BIN)/python -m benchmarks $$name --output benchmarks/results/$$name.json || exit; done
 	$(BIN)/python -m benchmarks engines --task norb --output benchmarks/results/engines_norb.json
 	$(BIN)/python -m benchmarks scaling --output benchmarks/results/scaling.json --plot benchmarks/results/scaling.png
 	$(MAKE) report

@@ -1,6 +1,6 @@
-"""The command ``python -m benchmarks``: one measurement of the library's speed, printed as JSON.
+"""The command ``python -m benchmarks``: one measurement, printed as JSON.
 
-``--output benchmarks/results/NAME.json`` stores it; ``ksae report`` makes the tables of docs/speed.md from there.
+``--output benchmarks/results/NAME.json`` stores it; ``ksae report`` makes tables of docs/ from there.
 """
 
 import argparse

@@ -2,11 +2,10 @@
 
 A k-sparse autoencoder of 1000 units is trained on MNIST first. Its encoder – one product with the dictionary and a
 selection – then codes images that it was not trained on, leaving out the pixels that are zero, and with the product of
-all pixels. Orthogonal matching pursuit (OMP) and LARS-lasso of
-scikit-learn code them in the same dictionary, its atoms scaled to unit length, after the visible bias is taken off. OMP
-keeps exactly k atoms; the penalty of the lasso is the one that keeps k on average, found by halving an interval.
-A dictionary that is sparse coding's own has 1000 atoms that ``MiniBatchDictionaryLearning`` learns from as many images
-as the time allows; OMP codes in it.
+all pixels. Orthogonal matching pursuit (OMP) and LARS-lasso of scikit-learn code them in the same dictionary, its atoms
+scaled to unit length, after the visible bias is taken off. OMP keeps exactly k atoms; the penalty of the lasso is the
+one that keeps k on average, found by halving an interval. A dictionary that is sparse coding's own has 1000 atoms that
+``MiniBatchDictionaryLearning`` learns from as many images as the time allows; OMP codes in it.
 
 Beside each: the fraction of the variance of the same images that its codes leave unexplained. Sparse coding solves for
 the values of a code and the encoder does not; the results also have the encoder's support with least-squares values.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from ksae_lib.estimator import PRETRAINED
-from ksae_lib.io import KsaeError, write_text
+from ksae_lib.io import KsaeError
 from replication.experiments.profiles import PROFILES
 from replication.report.claims import claims
 from replication.report.tables import (
@@ -34,39 +34,27 @@ class MarkerError(KsaeError):
     """A document asks for a block or number that does not exist, or one of its markers has no other end."""
 
 
-def update_blocks(root: Path) -> list[Path]:
-    """Fill every generated part of the README and of ``docs/*.md``.
+def outdated(root: Path) -> dict[Path, str]:
+    """The README and ``docs/*.md`` whose generated parts are not what they should be, and what they should say.
 
     Args:
         root: the checkout, with ``results/`` and ``benchmarks/results/``.
 
-    Returns:
-        The documents that changed.
+    Raises:
+        MarkerError: as ``fill``.
+    """
+    blocks = Blocks(root)
+    documents = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    texts = {path: path.read_text(encoding="utf-8") for path in documents if path.exists()}
+    return {path: new for path, text in texts.items() if (new := fill(text, path.name, blocks)) != text}
+
+
+def fill(text: str, name: str, blocks: "Blocks") -> str:
+    """A document's text with its generated parts replaced.
 
     Raises:
         MarkerError: an unknown name, or a marker without its other end.
     """
-    changed = outdated(root)
-    for path, text in changed.items():
-        write_text(path, text)
-    return list(changed)
-
-
-def outdated(root: Path) -> dict[Path, str]:
-    """Those of ``filled`` that do not say what they should."""
-    return {path: text for path, text in filled(root).items() if path.read_text(encoding="utf-8") != text}
-
-
-def filled(root: Path) -> dict[Path, str]:
-    """The documents that have generated parts, and what they should say."""
-    blocks = Blocks(root)
-    documents = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
-    texts = {path: path.read_text(encoding="utf-8") for path in documents if path.exists()}
-    return {path: fill(text, path.name, blocks) for path, text in texts.items() if _MARKER.search(text)}
-
-
-def fill(text: str, name: str, blocks: "Blocks") -> str:
-    """A document's text with its generated parts replaced; see ``update_blocks``."""
 
     def replaced(kind: str, found: re.Match[str]) -> str:
         known = blocks.makers if kind == "block" else blocks.numbers
@@ -97,7 +85,7 @@ class Blocks:
             "table2": lambda: f"{table_title(quick, 2)}:\n\n{markdown(readable(error_table(quick, 2)))}",
             "table3": lambda: markdown(readable(error_table(quick, 3))),
             "table4": lambda: f"{table_title(quick, 4)}:\n\n{markdown(readable(error_table(quick, 4)))}",
-            "claims": lambda: markdown(pd.DataFrame(claims(quick))[["id", "claim", "verdict", "confidence"]]),
+            "claims": self._claims,
             "what_it_takes": lambda: markdown(readable_sweeps(sweep_table(self._studies["paper"]))),
             "models": self._models,
             "speed": partial(self._measured, "engines.json", "nets"),
@@ -105,6 +93,7 @@ class Blocks:
             "readout_speed": partial(self._measured, "readout.json", "codes"),
             "peers_speed": partial(self._measured, "peers.json", "peers"),
             "encoding_speed": partial(self._measured, "encoding.json", "methods"),
+            "recovery": partial(self._measured, "recovery.json", "sets", "True atoms found (%), `seconds` of a fit"),
         }
 
     @cached_property
@@ -124,6 +113,12 @@ class Blocks:
             found["peers_ratio"] = f"{ours['fastest_peer_over_this'] or math.nan:.1f}"
         return found
 
+    def _claims(self) -> str:
+        """Each claim's verdict in the two profiles that have most, and in brackets its confidence."""
+        made = {name: pd.DataFrame(claims(self._studies[name])) for name in ("quick", "paper")}
+        said = {f"profile {name}": one["verdict"] + " (" + one["confidence"] + ")" for name, one in made.items()}
+        return markdown(made["quick"][["id", "claim"]].assign(**said).replace("not tested (none)", "not tested"))
+
     def _models(self) -> str:
         """The trained coders that come with the library, from their cards."""
         cards = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in PRETRAINED.glob("*.json")}
@@ -137,7 +132,7 @@ class Blocks:
         ]  # fmt: skip
         return markdown(pd.DataFrame(rows))
 
-    def _measured(self, file: str, rows: str) -> str:
+    def _measured(self, file: str, rows: str, what: str = "Medians") -> str:
         """A benchmark's single values as a table, a row for each entry of ``rows``."""
         path = self._benchmarks / file
         if not path.exists():
@@ -148,4 +143,4 @@ class Blocks:
         table = table.drop(columns=listed).astype(object).fillna("–")
         task = ", ".join(f"{name} {value}" for name, value in measured.get("task", {}).items())
         machine = "{hardware[cpu]} with {hardware[cores]} cores".format(**measured)
-        return f"Medians; machine: {machine}{task and '; '}{task}:\n\n{markdown(table)}"
+        return f"{what}; machine: {machine}{task and '; '}{task}:\n\n{markdown(table)}"

@@ -1,9 +1,11 @@
 import json
 from argparse import Namespace
+from functools import partial
 from importlib.metadata import version
 from itertools import count
 from types import SimpleNamespace
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -189,11 +191,14 @@ def test_sizes_grow_one_at_a_time_beside_a_roofline_of_products_and_bytes(monkey
 
 
 def test_atoms_are_found_again_wherever_the_mean_is(monkeypatch):
-    for name, value in {"INPUTS": 32, "ATOMS": 48, "ACTIVE": 2, "SPREADS": (0, 30)}.items():
-        monkeypatch.setattr(recovery, name, value)
-    results = recovery.measure(Namespace(examples=8000, epochs=80))
-    still, far = results["by_spreads"].values()
-    assert list(still) == ["ours", "topk_auxk_adam", "scikit_learn", "score", "live", "cpu_s"]
-    assert far["ours"] == pytest.approx(still["ours"], abs=0.01) and still["ours"] > 0.95
-    assert still["live"] == far["live"] == 1
-    assert min(still["topk_auxk_adam"], far["topk_auxk_adam"], still["scikit_learn"]) > 0.6
+    monkeypatch.setattr(recovery, "INPUTS", 32)
+    monkeypatch.setattr(recovery, "SETS", {"still": (48, 2, 0, 0.01, 0.3), "far": (48, 2, 30, 0.01, 0.3)})
+    monkeypatch.setattr(recovery, "Parallel", partial(joblib.Parallel, backend="sequential"))
+    results = recovery.measure(Namespace(examples=8000, epochs=30, seeds=2))
+    still, far = results["sets"].values()
+    assert list(still)[:5] == list(still["by_seed"]) == list(still["cosine"])
+    cosine = still["cosine"]
+    assert far["cosine"]["k-sparse"] == pytest.approx(cosine["k-sparse"], abs=0.01)
+    assert cosine["k-sparse"] > 0.95 and min(cosine["TopK + AuxK"], cosine["scikit-learn"]) > cosine["exemplars"] + 0.05
+    assert cosine["exemplars"] > cosine["random"] and still["by_seed"]["random"] == [0, 0]
+    assert still["k-sparse"].startswith(f"{100 * np.mean(still['by_seed']['k-sparse']):.1f} (± ")
