@@ -69,7 +69,12 @@ def _fit(options: argparse.Namespace) -> None:
     from ksae_lib.estimator import KSparseCoder
 
     coder = KSparseCoder(**_chosen(options), random_state=options.seed, verbose=sys.stderr.isatty())
-    coder.fit(_array(options.x)).save(options.out)
+    if options.out.is_dir():
+        raise KsaeError(f"{options.out} is a folder: name a file.")
+    x = _array(options.x)
+    # Opened before, so that a place that cannot be written to costs no training.
+    with atomic_path(options.out) as temporary:
+        coder.fit(x).save(temporary)
     loss, live = coder.history_["loss"][-1], coder.history_["live_units"][-1]
     print(f"{options.out}: {coder.units} units, k = {coder.k}, loss {loss:.4g}, {live} live units")
 
@@ -115,12 +120,9 @@ def _chosen(options: argparse.Namespace) -> dict[str, Any]:
 
 def _array(path: Path, content: str = "a row an example") -> np.ndarray:
     try:
-        x = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError):
-        x = None
-    if not isinstance(x, np.ndarray):
-        raise KsaeError(f"{path} is not one array: write it, {content}, with numpy.save.")
-    return x
+        return np.lib.format.open_memmap(path, mode="r")
+    except ValueError as error:
+        raise KsaeError(f"{path} is not one array: write it, {content}, with numpy.save.") from error
 
 
 def _parser() -> argparse.ArgumentParser:

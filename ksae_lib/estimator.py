@@ -20,7 +20,7 @@ from ksae_lib.blocks import BLOCK_BYTES, Blocks, is_mapped
 from ksae_lib.codes import codes
 from ksae_lib.io import read_model, save_model
 from ksae_lib.loop import columns
-from ksae_lib.metrics import reconstruction_report, unit_report
+from ksae_lib.metrics import unit_report
 from ksae_lib.model import Activation, BiasInit, CodeMode, KSparseAutoencoder
 from ksae_lib.training import TrainConfig, new_model, train
 
@@ -218,8 +218,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         Raises:
             ValueError: NaN, a wrong shape, or examples that do not vary.
         """
-        check_is_fitted(self, "model_")
-        return 1 - reconstruction_report(self.model_, self._blocks(self._validated(X, reset=False)))["fvu"]
+        return float(1 - self.report(X)["fvu"])
 
     def report(
         self,

@@ -85,12 +85,6 @@ def _checked(labels: np.ndarray, examples: int) -> tuple[list[str], np.ndarray]:
     return [f"{name:g}" if real else str(name) for name in found], numbers
 
 
-def _entries(code: sparse.csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, unit and value (float64) of each entry."""
-    row = np.repeat(np.arange(code.shape[0]), np.diff(code.indptr))
-    return row, code.indices.astype(np.int64), code.data.astype(np.float64)
-
-
 def _of_codes(model: KSparseAutoencoder, x: Any, seen: Seen, scale: float) -> tuple[Arrays, sparse.csr_array]:
     """What codes and errors are for each unit, and what switching it off does to the error; and the codes.
 
@@ -102,12 +96,12 @@ def _of_codes(model: KSparseAutoencoder, x: Any, seen: Seen, scale: float) -> tu
         block = seen(x[start : start + _CHUNK])
         code = sparse.csr_array(codes(model, block, CodeMode.K)[0])
         error = block - model.decode(torch.from_numpy(code.toarray())).numpy()
-        row, unit, z = _entries(code)
+        row, unit, z = sparse.find(code.astype(np.float64))
         before += np.bincount(unit, np.square(error, dtype=np.float64).sum(1)[row], units)
         rise += np.bincount(unit, 2 * z * (error @ weight.T)[row, unit] + z**2 * norms[unit], units)
         made.append(code)
     whole = sparse.csr_array(sparse.vstack(made))
-    row, unit, z = _entries(whole)
+    row, unit, z = sparse.find(whole.astype(np.float64))
     order = np.lexsort((-z, unit))
     row, unit, z = row[order], unit[order], z[order]
     uses, high, low = np.bincount(unit, minlength=units), np.zeros(units), np.zeros(units)
@@ -169,7 +163,7 @@ def _of_classes(code: sparse.csr_array, labels: np.ndarray, classes: int) -> tup
     accuracy, and those of them that keep a unit what the unit does to its probabilities.
     """
     sizes, units = np.bincount(labels, minlength=classes), code.shape[1]
-    row, unit, _ = _entries(code)
+    row, unit, _ = sparse.find(code.astype(np.float64))
     counts = np.bincount(unit * classes + labels[row], minlength=units * classes).reshape(units, classes)
     by_class = np.argsort(labels, kind="stable")
     place = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -178,7 +172,7 @@ def _of_classes(code: sparse.csr_array, labels: np.ndarray, classes: int) -> tup
     judge = LogisticRegression(max_iter=1_000).fit(code[fitted], labels[fitted])
     two = np.array([0, 1] if classes == 2 else [1])  # of two classes scikit-learn has the difference alone
     weight, logits = judge.coef_.T * two, judge.decision_function(code[held]).reshape(len(held), -1) * two
-    (row, unit, z), truth = _entries(code[held]), labels[held]
+    (row, unit, z), truth = sparse.find(code[held].astype(np.float64)), labels[held]
     chance, right = np.zeros((3, units, classes)), np.zeros((3, units))
     for start in range(0, len(z), step := _PRODUCTS // classes):
         i, j, value = (entries[start : start + step] for entries in (row, unit, z))

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def add_verbs(commands: Any) -> None:
     made.add_argument("--method", required=True, help="module:function; the module is in the folder you are in")
     made.set_defaults(name="ground_truth")
     made = _verb(
-        commands, "report", _report, "Write tables, figures and README numbers from the stored runs.",
+        commands, "report", _report, "Write tables and README numbers from the stored runs.",
         "ksae report", "ksae report --check --verbose", "ksae report --profile quick,paper --update-evidence",
     )  # fmt: skip
     made.add_argument("--check", action="store_true", help="write nothing; fail if something committed is out of date")
@@ -86,7 +87,7 @@ def _verb(
         name, help=text, description=text, formatter_class=layout, epilog=epilog
     )
     made.set_defaults(command=function)
-    made.add_argument("--profile", default="quick", help="smoke, quick, paper, full or search (default: quick)")
+    made.add_argument("--profile", default="quick", help="smoke, quick, paper, full or search (default: %(default)s)")
     made.add_argument("--seeds", type=int, help="seeds per table row (default: the profile's)")
     made.add_argument("--results", type=Path, help="folder of your results (default: results/local)")
     made.add_argument("--update-evidence", action="store_true", help="write the committed runs, tables and notebooks")
@@ -196,9 +197,8 @@ def _check(options: argparse.Namespace) -> None:
     from replication.report.check import check_row, check_run
 
     study = _study(options)
-    table, _, key = options.what.partition(" ")
-    is_row = key and table[:-1] == "table" and table[-1].isdigit()
-    for said in check_row(study, int(table[-1]), key) if is_row else check_run(study, options.what, options.epochs):
+    row = re.fullmatch(r"table([0-9]) (.+)", options.what)
+    for said in check_row(study, int(row[1]), row[2]) if row else check_run(study, options.what, options.epochs):
         print(said)
 
 

@@ -64,8 +64,10 @@ def _encoders(
         seconds = float(history["seconds"].sum()) if "seconds" in history else elapsed
         results = _describe(run, model, *pair, history) | {"engine": run.method.used_engine(device)}
         yield _Found(seconds, results, history, model)
-    for checkpoint in checkpoints:
-        checkpoint.unlink(missing_ok=True)
+    for place, checkpoint in enumerate(checkpoints):
+        # What a diverged run says names its checkpoint, which may be that of its batch.
+        if not any(isinstance(one, DivergenceError) for one in (fitted if together else fitted[place : place + 1])):
+            checkpoint.unlink(missing_ok=True)
 
 
 def _nets(runs: Sequence[FinetuneRun], study: Home, device: Device, _: bool) -> Iterator[_Found | DivergenceError]:
@@ -142,7 +144,6 @@ def carry_out(runs: Sequence[Run], study: Home, *, device: Device = "auto", resu
                 failed.append(f"{run.run_id}: {found}")
                 continue
             record = {
-                "run_id": run.run_id,
                 "seed": run.seed,
                 **found.results,
                 "device": torch_device(device).type,

@@ -10,6 +10,8 @@ from pathlib import Path
 from socket import gethostname
 from typing import IO
 
+import psutil
+
 from ksae_lib.io import KsaeError
 
 _OWNER = "KSAE_OWNER"
@@ -31,7 +33,7 @@ def owner(folder: Path) -> Iterator[None]:
         deadline = time.monotonic() + _PATIENCE_SECONDS
         # A step that looks whether its workflow is gone holds the lock for a moment.
         while not _taken(held, fcntl.LOCK_EX):
-            if time.monotonic() > deadline or _is_running(path.read_text(encoding="ascii")):
+            if time.monotonic() > deadline or psutil.pid_exists(int(path.read_text(encoding="ascii") or -1)):
                 raise busy
             time.sleep(_POLL_SECONDS)
         held.truncate(0)
@@ -69,16 +71,6 @@ def follow_owner() -> None:
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _is_running(number: str) -> bool:
-    try:
-        os.kill(int(number or 0), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
-        pass
-    return bool(number)
 
 
 def _taken(file: IO[str], how: int) -> bool:

@@ -138,7 +138,7 @@ def _lower(evidence: Evidence, data: str, table: int, *pairs: str) -> list[Findi
         assert first is not None and second is not None
         outcome: Outcome = _ERRORS[c.outcome(p)]
         points = f"{c.difference:+.2f} points ({c.low:+.2f} to {c.high:+.2f}), {outcome}"
-        said = f"{first.row.label} − {second.row.label}: {points}, {c.seeds} seeds"
+        said = f"{first.row.label} − {second.row.label}: {points}, seeds: {c.seeds}"
         runs = [*first.committed, *second.committed]
         found.append(Finding(outcome, said, runs, c.seeds, second.row.key in _TRIVIAL))
     return found
@@ -174,7 +174,7 @@ def _schedule(evidence: Evidence, dead: float, live: float) -> list[Finding]:
         stored = points.get((factor, k, name), [])
         nets: Any = evidence.encoders([run.run.encoder for run in stored])  # type: ignore[union-attr, misc]
         if len(nets or []) < FEWEST_SEEDS:
-            return [Finding("missing", f"{factor} {name} at k = {k} has too few runs")]
+            return [Finding("missing", f"{factor} {name} has too few runs")]
         shares = [net.metrics["live_units"] / net.run.method.units for net in nets]
         mean, half, limit = float(np.mean(shares)), half_width(shares), 1 - dead if sign < 0 else live
         measured = f"{100 * mean:.1f} ± {100 * half:.1f}% of units live"

@@ -1,7 +1,6 @@
 """Figures, drawn from stored runs and saved as PNG and SVG with stable bytes."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any, cast
@@ -32,7 +31,7 @@ _PAPER_KS = (10, 25, 40)
 _OF_ALPHA = {"validation_error": "validation error", "test_error": "test error", "fvu": "validation FVU"}
 
 
-def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
     """Save as ``<folder>/<name>.png`` and ``.svg``, which says what it shows; the same figure gives the same bytes."""
     said = [figure.get_suptitle()]
     for axis in figure.axes:
@@ -43,7 +42,6 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
         for suffix, metadata in files.items():
             with atomic_path(folder / (name + suffix)) as temporary:
                 figure.savefig(temporary, format=suffix[1:], dpi=150, metadata=metadata)
-    return [folder / (name + suffix) for suffix in files]
 
 
 def filter_mosaic(filters: np.ndarray, shape: tuple[int, ...], rows: int = 4, columns: int = 30) -> np.ndarray:
@@ -172,8 +170,8 @@ def error_against_k(study: Study) -> Figure:
             end = tuple(found[["k", "test_error_mean"]].iloc[-1])
             axis.annotate(label, end, textcoords="offset points", color=line[0].get_color(), **place)
     paper: list[Any] = [paper_figure(1, f"k{k}") for k in _PAPER_KS]
-    axis.plot(_PAPER_KS, paper, "s", color="0.4")
-    axis.annotate("the paper", (_PAPER_KS[1], paper[1]), (0, -14), textcoords="offset points", ha="center", color="0.4")
+    axis.plot(_PAPER_KS, paper, "s", color="0.2", markerfacecolor="none", markersize=9, zorder=3)
+    axis.annotate("the paper", (_PAPER_KS[1], paper[1]), (0, -16), textcoords="offset points", ha="center", color="0.2")
     axis.set(xlabel="k, units kept of 1000", ylabel="test error", ylim=(0, None), xscale="log")
     axis.yaxis.set_major_formatter(PercentFormatter(decimals=1))
     axis.set_xticks(sorted(table["k"].unique()))
@@ -316,7 +314,7 @@ def alpha_curves(rows: list[tuple[str, list[StoredRun]]]) -> Figure:
         same[encoder.method.k] = best.groupby("alpha")[list(_OF_ALPHA)].agg(["mean", "min", "max"])
     colours = {k: f"C{i}" for i, k in enumerate(sorted({k for net in nets.values() for k in net}))}
     size = (9, 1.8 * len(nets) + 0.8)
-    figure, axes = plt.subplots(len(nets), 3, figsize=size, sharex=True, sharey="col", squeeze=False)
+    figure, axes = plt.subplots(len(nets), 3, figsize=size, sharex=True, squeeze=False)
     for of_net, (net, lines) in zip(axes, nets.items(), strict=True):
         for axis, name in zip(of_net, _OF_ALPHA, strict=True):
             for k, found in lines.items():
@@ -328,13 +326,3 @@ def alpha_curves(rows: list[tuple[str, list[StoredRun]]]) -> Figure:
         name_lines(axis, apart=0.12)
     figure.supxlabel("α", fontsize=10)
     return figure
-
-
-def drawn(study: Study) -> dict[str, Callable[[], Figure]]:
-    """The figures that need no weights, by name, and what draws each; the others are written by their notebooks."""
-    figures: dict[str, Callable[[], Figure]] = {}
-    if len(table := sweep_table(study)):
-        figures["error_against_k"] = partial(error_against_k, study)
-        if (table["k"].isin(_PAPER_KS) & ~table["is_base"]).any():
-            figures["what_it_takes"] = partial(what_it_takes, study)
-    return figures

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from replication.experiments.base import Experiment
 from replication.report.blocks import outdated
-from replication.report.figures import drawn
 from replication.report.write import report_texts
 from replication.runs import MANIFEST, RunStore, StoreError
 from replication.study import Study, project_root
@@ -86,7 +85,7 @@ def _notebook_fault(experiment: Experiment, profile: str, executed: Path) -> str
 
 def _orphans(study: Study, texts: set[Path]) -> Iterator[Path]:
     """Files of the profile that no run, table, figure or notebook accounts for; work in progress is left out."""
-    names = {name for one in study.experiments for name in one.figures} | set(drawn(study))
+    names = {name for one in study.experiments for name in one.figures}
     known = texts | {study.figures / f"{name}{suffix}" for name in names for suffix in (".png", ".svg")}
     known |= {study.notebooks / f"{one.executed}.ipynb" for one in study.experiments}
     for path in sorted(study.folder.rglob("*")):

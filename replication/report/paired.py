@@ -40,11 +40,11 @@ class Comparison(NamedTuple):
     seeds: int
     """Of the row that has fewer, rows without chance left out."""
 
-    def outcome(self, p: float | None = None) -> str:
+    def outcome(self, p: float) -> str:
         """``lower``, ``higher``, ``equal`` or ``open``, with a ``p`` that was adjusted for other comparisons."""
         if self.seeds < FEWEST_SEEDS:
             return "open"
-        if (self.p if p is None else p) < 0.05:
+        if p < 0.05:
             return "lower" if self.difference < 0 else "higher"
         return "equal" if self.equal else "open"
 

@@ -69,7 +69,7 @@ def error_table(study: Study, table: int, data: str | None = None) -> pd.DataFra
         records.append(
             {
                 "dataset": row.data.title, "method": row.method, "variant": row.variant, "paper_error": paper,
-                **_summary(committed), "verdict": verdict(paper, committed, spread, MARGINS[table], length),
+                **_summary(committed), "verdict": verdict(paper, committed, spread, length),
                 "source": "stand-in" if row.data.is_stand_in else "replicated", "key": row.key,
                 "length_effect": round(length.effect, 3), "length_ci_half": round(length.half, 3),
                 "own_error_mean": _summary(own)["error_mean"], "own_n_seeds": len(own),

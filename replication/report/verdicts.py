@@ -77,11 +77,10 @@ class Spread(NamedTuple):
 
 
 class Length(NamedTuple):
-    """What twice the epochs change, in points, with half of the 90% interval over ``n_seeds``; NaN: not known."""
+    """What twice the epochs change, in points, with half of the 90% interval over the seeds; NaN: not known."""
 
     effect: float
     half: float
-    n_seeds: int
     matters: bool = True
     """False where there are no epochs."""
 
@@ -100,18 +99,17 @@ def length_of(store: RunStore, stored: Sequence[StoredRun]) -> Length:
     names = ("validation_error", "test_error")
     changes = [np.mean([b.metrics[name] - a.metrics[name] for name in names]) for a, b in pairs]
     if len(changes) < FEWEST_SEEDS:
-        return Length(math.nan, math.nan, len(changes), None not in longer)
-    return Length(float(np.mean(changes)), half_width(changes, 0.9), len(changes))
+        return Length(math.nan, math.nan, None not in longer)
+    return Length(float(np.mean(changes)), half_width(changes, 0.9))
 
 
-def verdict(paper: float | None, stored: Sequence[StoredRun], spread: Spread, margin: float, length: Length) -> str:
+def verdict(paper: float | None, stored: Sequence[StoredRun], spread: Spread, length: Length) -> str:
     """Verdict on the paper's figure, by the rule in ``INTERVAL_NOTE``.
 
     Args:
         paper: its figure, or None.
         stored: the runs of the row, one a seed.
         spread: of the rows of its table.
-        margin: of its table.
         length: what twice the epochs change.
     """
     if paper is None or not stored or not stored[0].run.data.is_whole or stored[0].run.data.is_stand_in:
@@ -122,8 +120,8 @@ def verdict(paper: float | None, stored: Sequence[StoredRun], spread: Spread, ma
     if not length.is_enough:
         return "unresolved: length"
     # A row without chance is what it is: the margin stands for what the paper does not state.
-    half = margin if stored[0].run.seed is None else spread.prediction(errors)
+    half = spread.margin if stored[0].run.seed is None else spread.prediction(errors)
     mean = float(np.mean(errors))
     if abs(paper - mean) > half:
         return "not reproduced: ours is " + ("lower" if mean < paper else "higher")
-    return "reproduced" if half <= margin else "unresolved: spread"
+    return "reproduced" if half <= spread.margin else "unresolved: spread"

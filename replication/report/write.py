@@ -1,15 +1,12 @@
-"""Every text the report writes for a profile: tables, paired comparisons, claims; and the figures beside them."""
+"""Every text the report writes for a profile: tables, paired comparisons and claims."""
 
 import json
 from pathlib import Path
 
-from matplotlib import pyplot as plt
-
 from ksae_lib.io import write_text
 from replication.report import tables
-from replication.report.blocks import update_blocks
+from replication.report.blocks import outdated
 from replication.report.claims import claims
-from replication.report.figures import drawn, save_figure
 from replication.report.paired import BEST_K, COMPARISON_NOTE, paired_table
 from replication.runs import MANIFEST
 from replication.study import Study
@@ -44,18 +41,17 @@ def report_texts(study: Study) -> dict[Path, str]:
 
 
 def write_report(study: Study) -> list[Path]:
-    """Write every text of the profile and the figures that need no weights; of evidence also the documents' blocks.
+    """Write every text of the profile; of evidence also the manifest of its runs and the documents' blocks.
 
     Returns:
         The files written.
+
+    Raises:
+        MarkerError: a document has an unknown or lost marker.
     """
     texts = report_texts(study)
-    texts |= {study.folder / MANIFEST: study.evidence.manifest()} if study.updates_evidence else {}
+    if study.updates_evidence:
+        texts |= {study.folder / MANIFEST: study.evidence.manifest()} | outdated(study.evidence_root.parent)
     for path, text in texts.items():
         write_text(path, text)
-    files = [*texts, *(update_blocks(study.evidence_root.parent) if study.updates_evidence else [])]
-    for name, draw in drawn(study).items():
-        figure = draw()
-        files += save_figure(figure, study.figures, name)
-        plt.close(figure)
-    return files
+    return list(texts)

@@ -67,6 +67,7 @@ def test_info_of_a_model_without_an_estimator(capsys: pytest.CaptureFixture[str]
             "words.txt is not one array: write it, a row an example, with numpy.save.",
         ),
         (["fit", "several.npz", "--out", "model"], "several.npz is not one array"),
+        (["fit", "cut.npz", "--out", "model"], "cut.npz is not one array"),
         (["fit", "cube.npy", "--out", "model"], "reshape images with"),
         (["info", "words.txt"], "words.txt is damaged or of another kind"),
         (["transform", "words.txt", "x.npy", "--out", "codes.npy"], "words.txt is damaged or of another kind"),
@@ -78,11 +79,23 @@ def test_a_users_mistake_ends_in_one_sentence_and_status_1(
 ) -> None:
     Path("words.txt").write_text("these are words")
     np.savez("several.npz", a=np.ones(3), b=np.ones(3))
+    Path("cut.npz").write_bytes(Path("several.npz").read_bytes()[:100])
     np.save("cube.npy", np.ones((3, 3, 3)))
     assert cli.main(arguments) == 1
     said = capsys.readouterr().err
     assert sentence in said
     assert [line.startswith("ksae: ") for line in said.splitlines()] == [True]
+
+
+def test_a_path_that_cannot_be_written_is_told_before_training(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "models").mkdir()
+    monkeypatch.setattr(KSparseCoder, "fit", lambda *_: pytest.fail("it was trained"))
+    for out, said in (("models", "models is a folder: name a file"), ("x.npy/model", "File exists: x.npy")):
+        assert cli.main([*FIT[:3], out, *FIT[4:]]) == 1
+        assert capsys.readouterr().err == f"ksae: {said}.\n"
+    assert sorted(path.name for path in folder.iterdir()) == ["models", "x.npy"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["fit"], ["transforme"], [*FIT, "--k", "few"], [*FIT, "--epoch-count", "3"]])

@@ -181,6 +181,7 @@ def test_the_command_checks_runs_and_rows(study: Study, capsys: pytest.CaptureFi
         for spelled in ("table1 k25", "table1 k=25"):
             assert main(["check", spelled]) == 0
             assert "verdict: unresolved: length" in capsys.readouterr().out
-        assert main(["check", "table1 k26"]) == 1
+        for unknown in ("table1 k26", "table² k25"):
+            assert main(["check", unknown]) == 1
         assert main(["check", "no-such-run"]) == 1
     assert json.loads((study.folder / "claims.json").read_text(encoding="utf-8"))

@@ -66,7 +66,8 @@ def test_images_that_both_rows_miss_make_no_difference_uncertain() -> None:
 
 def test_outcomes_tell_equal_from_open() -> None:
     def outcome(share: float, other: float, seeds: int = 5, p: float | None = None) -> str:
-        return compare(*of_rows(share, other, seeds)).outcome(p)
+        found = compare(*of_rows(share, other, seeds))
+        return found.outcome(found.p if p is None else p)
 
     assert (outcome(0.01, 0.02), outcome(0.02, 0.01)) == ("lower", "higher")
     assert outcome(0.01, 0.02, p=0.05) == "open", "Holm's p counts"

@@ -92,17 +92,20 @@ def test_several_runs_are_one_batch_and_a_diverged_one_leaves_the_others(
 ) -> None:
     names = [run_id("train-k10-zeros", study), run_id("train-k40-zeros", study)]
     method = type(study.run(names[0]).method)  # type: ignore[union-attr]
-    original = method.fit_many
+    original, files = method.fit_many, [study.store.checkpoint([study.run(name)]) for name in names]
 
     def fit_many(methods: list[object], *arguments: object, **how: object) -> list[object]:
         assert len(methods) == 2, "alike runs come together"
         outcomes = original(methods, *arguments, **how)
+        for file in files:
+            file.touch()
         return [DivergenceError("Training diverged: lower the learning rate."), *outcomes[1:]]
 
     monkeypatch.setattr(method, "fit_many", staticmethod(fit_many))
     assert main(["run", *names, "--profile", "smoke"]) == 1
     assert f"{names[0]}: Training diverged" in capsys.readouterr().err
     assert [study.store.has(study.run(name)) for name in names] == [False, True]
+    assert [file.exists() for file in files] == [True, False], "the sentence of a diverged run can name it"
 
 
 @pytest.mark.parametrize(
