@@ -163,7 +163,7 @@ def _of_classes(code: sparse.csr_array, labels: np.ndarray, classes: int) -> tup
     accuracy, and those of them that keep a unit what the unit does to its probabilities.
     """
     sizes, units = np.bincount(labels, minlength=classes), code.shape[1]
-    row, unit, _ = sparse.find(code.astype(np.float64))
+    row, unit, _ = sparse.find(code)
     counts = np.bincount(unit * classes + labels[row], minlength=units * classes).reshape(units, classes)
     by_class = np.argsort(labels, kind="stable")
     place = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)

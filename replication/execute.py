@@ -64,9 +64,9 @@ def _encoders(
         seconds = float(history["seconds"].sum()) if "seconds" in history else elapsed
         results = _describe(run, model, *pair, history) | {"engine": run.method.used_engine(device)}
         yield _Found(seconds, results, history, model)
-    for place, checkpoint in enumerate(checkpoints):
-        # What a diverged run says names its checkpoint, which may be that of its batch.
-        if not any(isinstance(one, DivergenceError) for one in (fitted if together else fitted[place : place + 1])):
+    # What a diverged run says names its checkpoint, which may be that of its batch.
+    for checkpoint, outcomes in zip(checkpoints, [fitted] if together else [[one] for one in fitted], strict=True):
+        if not any(isinstance(one, DivergenceError) for one in outcomes):
             checkpoint.unlink(missing_ok=True)
 
 

@@ -36,7 +36,7 @@ from replication.report.tables import (
     sweep_table,
 )
 from replication.report.verdicts import Length, Spread, interval, length_of, verdict
-from replication.report.write import report_texts
+from replication.report.write import report_texts, write_report
 from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, RunStore, StoredRun, Supervised, twice
 from replication.study import Study
 
@@ -359,6 +359,8 @@ def test_the_experiment_on_the_gap_is_shown_as_far_as_it_is_carried_out(tmp_path
     for seed, error in enumerate((1.38, 1.4, 1.42)):
         said = {"validation_error": error, "test_error": error, "test_images": 10_000, "selected": {}}
         study.store.save(row.at(seed), said | {"test_mistakes": []}, TRIALS.assign(test_error=error))
+    write_report(study)
+    plt.close(error_against_k(study))
     table = sweep_table(study)
     assert set(table["figure"]) == {"inside"} and readable_sweeps(table)["Live units"].tolist() == ["nan"]
     points = dict(next(s for s in study.experiment("gap").sweeps if (s.factor, s.k) == ("60,000 images", 25)).points)
@@ -370,6 +372,8 @@ def test_the_experiment_on_the_gap_is_shown_as_far_as_it_is_carried_out(tmp_path
     assert math.isnan(table.loc["encoder", "val_error_mean"]), "its encoder saw the validation images"  # type: ignore[arg-type]
     assert table.loc["encoder", "figure"] == "outside"
     assert table.loc["encoder", "n_seeds"] == 3
+    for draw in (what_it_takes, error_against_k):
+        plt.close(draw(study))
 
 
 def test_search_table_has_the_longest_runs_first_and_marks_the_ends_of_ranges(tmp_path: Path) -> None:
