@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
-from replication.family import WAYS, JumpReLU, Lifetime, TopK, paired
+from replication.family import WAYS, JumpReLU, Lifetime, TopK, errors_by_codes, paired
 
 Z = torch.tensor([[3.0, -1.0, 2.0, 0.5], [0.2, 0.4, -2.0, 0.1]])
 X = torch.tensor([[3.0, 0.0], [0.0, 0.3]])
@@ -164,3 +165,17 @@ def test_atoms_are_paired_one_to_one():
     assert place.tolist() == [0, 1] and cosine == pytest.approx([1, 0.6])
     place, cosine = paired(one, np.array([[-2.0, 0]]))
     assert place.tolist() == [0, -1] and cosine == pytest.approx([1, 0])
+
+
+def test_the_second_set_chooses_the_penalty_and_the_third_is_judged_by_it():
+    rng = np.random.default_rng(0)
+    codes = [rng.normal(size=(n, 30)) * (rng.random((n, 30)) < 0.3) for n in (120, 400, 500)]
+    classes = [(code[:, :3] + 0.3 * rng.normal(size=(len(code), 3))).argmax(axis=1) for code in codes]
+    wrong = []
+    for l2 in (0.01, 0.001, 0.0001):
+        other = LogisticRegression(C=1 / (l2 * len(codes[0])), tol=1e-8, max_iter=10_000).fit(codes[0], classes[0])
+        wrong.append([100 * np.mean(other.predict(x) != y) for x, y in zip(codes[1:], classes[1:], strict=True)])
+    assert len({second for second, _ in wrong}) == 3, "the penalties differ"
+    best = wrong[np.argmin([second for second, _ in wrong])]
+    assert best[1] != min(third for _, third in wrong), "the third set would choose another"
+    assert errors_by_codes(codes, classes, 3) == pytest.approx(best, abs=0.3)
