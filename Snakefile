@@ -30,10 +30,12 @@ for step in PLAN["steps"]:
         output:
             update(step["makes"]),
         priority: step["priority"]
-        threads: workflow.cores if step["on_gpu"] else 1
+        threads: workflow.cores if step["on_gpu"] or step["all_cores"] else 1
         resources:
             gpu=int(step["on_gpu"]),
         params:
             command=step["command"],
+            # Processes on all cores have one thread each.
+            each=lambda _, threads, one=step["all_cores"]: 1 if one else threads,
         shell:
-            "NUMBA_NUM_THREADS={threads} {params.command}"
+            "LOKY_MAX_CPU_COUNT={threads} NUMBA_NUM_THREADS={params.each} {params.command}"

@@ -38,6 +38,7 @@ class Step(NamedTuple):
     priority: int
     command: str
     on_gpu: bool = False
+    all_cores: bool = False
 
 
 def steps(study: Study, only: str, force: bool, stale: bool, resume: bool) -> tuple[list[Step], list[str], list[str]]:
@@ -70,7 +71,7 @@ def steps(study: Study, only: str, force: bool, stale: bool, resume: bool) -> tu
             needs = dict.fromkeys([_literal(str(source)), *shown])
             output = [f"notebooks/{one.executed}.ipynb"]
             command = _command("notebook", str(one.executed), *options)
-            made.append(Step(f"notebook_{one.executed}", list(needs), output, 10, command))
+            made.append(Step(f"notebook_{one.executed}", list(needs), output, 10, command, all_cores=one.all_cores))
             forced += [made[-1].name] if force else []
     return made, forced, [_file(run_id) for run_id in runs]
 

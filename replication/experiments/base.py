@@ -113,6 +113,8 @@ class Experiment:
     """Experiments whose notebooks show these runs as well, where they are stored."""
     figures: tuple[str, ...] = ()
     """Names of the figures the notebook writes."""
+    all_cores: bool = False
+    """Whether the notebook has processes of its own on all cores."""
     filters: tuple[EncoderRun, ...] = ()
     """Encoders of a figure of filters."""
     compared: tuple[EncoderRun, ...] = ()

@@ -122,3 +122,9 @@ def test_rounded_weights_are_looked_at_and_never_carried_on_from(
     study.model(run, exact=True)
     study.model(run, exact=True)
     assert trained == [run]
+
+
+def test_notebooks_with_processes_of_their_own_take_all_cores(study: Study) -> None:
+    made = all_steps(study, "one_digit,inside,theory,alpha,dead_units,ground_truth,family")
+    own = {step.name for step in made if "Parallel(" in Path(step.needs[0]).read_text(encoding="utf-8")}
+    assert len(own) == 4 and own == {step.name for step in made if step.all_cores}
