@@ -267,8 +267,7 @@ def errors_by_codes(codes: Sequence[np.ndarray], classes: Sequence[np.ndarray], 
     Of three weights of its penalty, the second set chooses the one with the smallest error.
     """
     features = [sparse.csr_array(np.asarray(one)) for one in codes]
-    problem, fitted = LogisticProblem(features[0], classes[0], n_classes), None
-    errors = []
+    problem, fitted, errors = LogisticProblem(features[0], classes[0], n_classes), None, list[tuple[float, float]]()
     for l2 in (0.01, 0.001, 0.0001):
         fitted = problem.solve(l2, 1e-4, 200, start=fitted)
         wrong = [np.mean(fitted.predict(x) != y) for x, y in zip(features[1:], classes[1:], strict=True)]
