@@ -35,7 +35,7 @@ for step in PLAN["steps"]:
             gpu=int(step["on_gpu"]),
         params:
             command=step["command"],
-            # Processes on all cores have one thread each.
-            each=lambda _, threads, one=step["all_cores"]: 1 if one else threads,
+            # Where a notebook has processes on all cores, each has one thread.
+            threads=workflow.cores if step["on_gpu"] else 1,
         shell:
-            "LOKY_MAX_CPU_COUNT={threads} NUMBA_NUM_THREADS={params.each} {params.command}"
+            "LOKY_MAX_CPU_COUNT={threads} NUMBA_NUM_THREADS={params.threads} {params.command}"
