@@ -35,7 +35,8 @@ for step in PLAN["steps"]:
             gpu=int(step["on_gpu"]),
         params:
             command=step["command"],
-            # Where a notebook has processes on all cores, each has one thread.
+            # Where a notebook has processes on all cores, each has one thread; Snakemake gives each all of them.
             threads=workflow.cores if step["on_gpu"] else 1,
         shell:
-            "LOKY_MAX_CPU_COUNT={threads} NUMBA_NUM_THREADS={params.threads} {params.command}"
+            "for library in NUMBA OMP MKL OPENBLAS; do export ${{library}}_NUM_THREADS={params.threads}; done; "
+            "LOKY_MAX_CPU_COUNT={threads} {params.command}"

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -128,3 +131,13 @@ def test_notebooks_with_processes_of_their_own_take_all_cores(study: Study) -> N
     made = all_steps(study, "one_digit,inside,theory,alpha,dead_units,ground_truth,family")
     own = {step.name for step in made if "Parallel(" in Path(step.needs[0]).read_text(encoding="utf-8")}
     assert len(own) == 4 and own == {step.name for step in made if step.all_cores}
+
+
+def test_a_step_on_all_cores_starts_processes_of_one_thread(tmp_path: Path) -> None:
+    step = Step("one", [], ["variables"], 0, "env > variables", all_cores=True)._asdict()
+    (tmp_path / ".workflow.json").write_text(json.dumps({"targets": [], "steps": [step]}), encoding="utf-8")
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(project_root() / "Snakefile"), "--cores", "2"]
+    subprocess.run([*command, "--directory", str(tmp_path)], check=True, capture_output=True)
+    said = dict(line.partition("=")[::2] for line in (tmp_path / "variables").read_text(encoding="utf-8").splitlines())
+    assert said["LOKY_MAX_CPU_COUNT"] == "2"
+    assert {said[f"{library}_NUM_THREADS"] for library in ("NUMBA", "OMP", "MKL", "OPENBLAS")} == {"1"}
