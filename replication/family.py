@@ -7,6 +7,7 @@ Weights of losses are for the mean over inputs of squared errors of such x.
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -259,6 +260,20 @@ def paired(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     place, cosine = np.full(len(one), -1), np.zeros(len(one))
     place[rows], cosine[rows] = columns, cosines[rows, columns]
     return place, cosine
+
+
+def between_seeds(trained: Sequence[Sequence[np.ndarray]], least: float = 0) -> np.ndarray:
+    """How alike two trainings are (%): the mean |cosine| of their paired atoms, or the share of at least ``least``.
+
+    ``trained`` has the atoms of each seed, for each set of examples. Returns one value a seed, by the jackknife: a pair
+    has two seeds. Of two seeds it is one value. The mean of the values is that over sets and pairs of seeds.
+    """
+    alike = np.zeros((len(trained[0]),) * 2)
+    for one, other in combinations(range(len(alike)), 2):
+        cosines = [paired(seeds[one], seeds[other])[1] for seeds in trained]
+        alike[one, other] = alike[other, one] = np.mean([np.mean(c >= least if least else c) for c in cosines])
+    n, of_seed = len(alike), 100 * alike.sum(axis=1) / (len(alike) - 1)
+    return of_seed.mean() + 2 * (n - 1) / (n - 2) * (of_seed - of_seed.mean()) if n > 2 else of_seed[:1]
 
 
 def errors_by_codes(codes: Sequence[np.ndarray], classes: Sequence[np.ndarray], n_classes: int) -> tuple[float, float]:

@@ -1,11 +1,13 @@
 """The family of sparse codes: every way on a case computed by hand, and in training."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from replication.family import WAYS, JumpReLU, Lifetime, TopK, errors_by_codes, paired
+from replication.family import WAYS, JumpReLU, Lifetime, TopK, between_seeds, errors_by_codes, paired
 
 Z = torch.tensor([[3.0, -1.0, 2.0, 0.5], [0.2, 0.4, -2.0, 0.1]])
 X = torch.tensor([[3.0, 0.0], [0.0, 0.3]])
@@ -165,6 +167,21 @@ def test_atoms_are_paired_one_to_one():
     assert place.tolist() == [0, 1] and cosine == pytest.approx([1, 0.6])
     place, cosine = paired(one, np.array([[-2.0, 0]]))
     assert place.tolist() == [0, -1] and cosine == pytest.approx([1, 0])
+
+
+def test_what_seeds_share_has_the_values_of_the_jackknife():
+    rng = np.random.default_rng(0)
+    trained = [[rng.normal(size=(7, 5)) for _ in range(4)] for _ in range(2)]
+
+    def whole(kept, least):
+        pairs = [paired(of[i], of[j])[1] for of in trained for i, j in combinations(kept, 2)]
+        return 100 * np.mean([cosines >= least if least else cosines for cosines in pairs])
+
+    for least in (0, 0.7):
+        without = [whole([i for i in range(4) if i != left_out], least) for left_out in range(4)]
+        wanted = 4 * whole(range(4), least) - 3 * np.array(without)
+        assert between_seeds(trained, least) == pytest.approx(wanted)
+        assert between_seeds([of[:2] for of in trained], least) == pytest.approx([whole((0, 1), least)])
 
 
 def test_the_second_set_chooses_the_penalty_and_the_third_is_judged_by_it():
