@@ -36,7 +36,7 @@ for step in PLAN["steps"]:
         params:
             command=step["command"],
             # Where a notebook has processes on all cores, each has one thread; Snakemake gives each all of them.
-            threads=workflow.cores if step["on_gpu"] else 1,
+            each=workflow.cores if step["on_gpu"] else 1,
         shell:
-            "for library in NUMBA OMP MKL OPENBLAS; do export ${{library}}_NUM_THREADS={params.threads}; done; "
+            "for library in NUMBA OMP MKL OPENBLAS; do export ${{library}}_NUM_THREADS={params.each}; done; "
             "LOKY_MAX_CPU_COUNT={threads} {params.command}"

@@ -268,11 +268,12 @@ def between_seeds(trained: Sequence[Sequence[np.ndarray]], least: float = 0) -> 
     ``trained`` has the atoms of each seed, for each set of examples. Returns one value a seed, by the jackknife: a pair
     has two seeds. Of two seeds it is one value. The mean of the values is that over sets and pairs of seeds.
     """
-    alike = np.zeros((len(trained[0]),) * 2)
-    for one, other in combinations(range(len(alike)), 2):
+    n = len(trained[0])
+    alike = np.zeros((n, n))
+    for one, other in combinations(range(n), 2):
         cosines = [paired(seeds[one], seeds[other])[1] for seeds in trained]
         alike[one, other] = alike[other, one] = np.mean([np.mean(c >= least if least else c) for c in cosines])
-    n, of_seed = len(alike), 100 * alike.sum(axis=1) / (len(alike) - 1)
+    of_seed = 100 * alike.sum(axis=1) / (n - 1)
     return of_seed.mean() + 2 * (n - 1) / (n - 2) * (of_seed - of_seed.mean()) if n > 2 else of_seed[:1]
 
 

@@ -13,15 +13,8 @@ from ksae_lib.estimator import PRETRAINED
 from ksae_lib.io import KsaeError
 from replication.experiments.profiles import PROFILES
 from replication.report.claims import claims
-from replication.report.tables import (
-    INTERVAL_NOTE,
-    error_table,
-    markdown,
-    readable,
-    readable_sweeps,
-    sweep_table,
-    table_title,
-)
+from replication.report.tables import error_table, markdown, readable, readable_sweeps, sweep_table, table_title
+from replication.report.verdicts import INTERVAL_NOTE
 from replication.study import Study
 
 _BLOCK = re.compile(r"(<!-- (\w+):begin -->\n).*?(<!-- \2:end -->)", re.DOTALL)
