@@ -156,6 +156,8 @@ class Settings:
     data: DataConfig
     train: dict[str, Any] = field(default_factory=dict)
     baseline: dict[str, Any] = field(default_factory=dict)
+    upper: dict[str, Any] = field(default_factory=dict)
+    """Of a second layer, on top of its method's."""
     finetune: dict[str, Any] = field(default_factory=dict)
     readout: dict[str, Any] = field(default_factory=dict)
     dense_readout: dict[str, Any] = field(default_factory=dict)

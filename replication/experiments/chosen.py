@@ -18,12 +18,8 @@ class Chosen(NamedTuple):
 
 
 _DENOISING, _STAGES = "20% input dropout", "layer-wise pre-training"
-_NAME, _DROPOUT, _DEEP, _K_NET = (
-    "k-sparse autoencoder",
-    "50% hidden",
-    "Deep dropout AE + F.T.",
-    "Deep k-sparse AE + F.T.",
-)
+_NAME, _DROPOUT = "k-sparse autoencoder", "50% hidden"
+_DEEP, _K_NET = "Deep dropout AE + F.T.", "Deep k-sparse AE + F.T."
 _LINEAR = {"visible": "linear"}
 # Constant k and half the printed rate, that of a loss with a half: no schedule is needed where nothing dies.
 _K_SPARSE: dict[str, Any] = {
@@ -106,6 +102,5 @@ def net_row(s: Settings, key: str, **changes: Any) -> Row:
     """The row of Table 3 or 4 of that key, with further changes of its fine-tuning."""
     table, rows = (3, _MNIST_NETS) if s.data.name == "mnist" else (4, _NORB_NETS)
     title, variant, layers, settings = rows[key]
-    return s.tuned_row(
-        key, table, title, variant, [method(s, one) for one in layers.split()], **{**settings, **changes}
-    )
+    methods = [method(s, one, **(s.upper if place else {})) for place, one in enumerate(layers.split())]
+    return s.tuned_row(key, table, title, variant, methods, **{**settings, **changes})

@@ -54,7 +54,7 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
     },
     # Full MNIST on a laptop; patches of the two photographs that come with scikit-learn.
     "quick": {
-        "mnist": _mnist(60, 15, 20),
+        "mnist": _mnist(60, 15, 10, upper={"epochs": 10}),
         "norb": _norb_quick(**_sizes(20_000, 4_300, 24_300)),
         "toy_norb": _norb_quick(**_sizes(2_500, 1_434, 8_100, share=3)),
         "patches": {"data": _sizes(100_000, 10_000, 10_000, source="samples"), "train": {"epochs": 10}},

@@ -8,10 +8,9 @@ from replication.experiments.chosen import net_row
 def table3(s: Settings) -> Experiment:
     """The paper's seven rows."""
     keys = ("none", "rbm", "dropout", "denoising", "deep_dropout", "k_sparse", "deep_k_sparse")
-    rows = tuple(net_row(s, key) for key in keys)
     return Experiment(
         notebook="03_mnist_finetuning_table",
         figures=("finetuning_error_against_epochs",),
-        rows=rows,
+        rows=tuple(net_row(s, key) for key in keys),
         doubled=s.profile == "paper",
     )

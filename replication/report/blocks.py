@@ -91,11 +91,11 @@ class Blocks:
 
     @cached_property
     def numbers(self) -> dict[str, str]:
-        """Mean errors of rows of profile ``quick``; how many runs there are; the ratio of peers.
+        """Mean errors of rows of profiles ``quick`` and ``paper``; the ratio of peers.
 
         An error's name is as ``k25_error``, in Table 3 ``tuned_none_error``, in profile ``paper`` ``paper_k25_error``.
         """
-        found = {"runs_total": f"{sum(len(study.evidence.names()) for study in self._studies.values()):,}"}
+        found: dict[str, str] = {}
         for profile, first in (("quick", ""), ("paper", "paper_")):
             for number, prefix in ((1, ""), (3, "tuned_")):
                 table = error_table(self._studies[profile], number)
