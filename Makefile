@@ -1,6 +1,6 @@
 # make setup       make .venv/ with everything the study needs
 # make reproduce   set up if needed, carry out the paper's experiments, write results/local/quick/, compare with results/quick/
-# make everything  the same, the rows as printed and beyond the paper, the notebooks of make beyond
+# make everything  the same, the k-sparse rows as printed, the rows that only we have, the notebooks of make beyond
 # make beyond      the notebooks that go beyond the paper: inside a network, theory, α, dead units, known atoms, the family
 # make norb        Figure 2 and Tables 2 and 4 on the stand-in for NORB
 # make test        set up if needed, run every check that CI runs

@@ -157,7 +157,7 @@ class Settings:
     train: dict[str, Any] = field(default_factory=dict)
     baseline: dict[str, Any] = field(default_factory=dict)
     upper: dict[str, Any] = field(default_factory=dict)
-    """Of a second layer, on top of its method's."""
+    """Of a second encoder, in place of its method's; a DBN is one encoder."""
     finetune: dict[str, Any] = field(default_factory=dict)
     readout: dict[str, Any] = field(default_factory=dict)
     dense_readout: dict[str, Any] = field(default_factory=dict)

@@ -19,7 +19,7 @@ def table1(s: Settings) -> Experiment:
 
 
 # In profile paper the experiment on the gap has them.
-@experiment("as_printed", "smoke", "quick", "full")
+@experiment("as_printed", "quick", "full")
 def as_printed(s: Settings) -> Experiment:
     """The k-sparse rows with the paper's settings."""
     name = "k-sparse autoencoder"

@@ -139,9 +139,12 @@ def test_a_second_layer_is_trained_on_codes_of_the_first() -> None:
     assert isinstance(run, FinetuneRun) and not run.finetune.layerwise
     lower, upper = requires(run)
     assert (lower.below, upper.below, upper.below_alpha) == (None, lower, run.finetune.alpha)
-    for profile, lengths in (("quick", [60, 10]), ("paper", [60, 60])):
-        layers = requires(rows(profile)[3, "mnist", "at_once"].at(0))
-        assert [layer.method.epochs for layer in layers] == lengths
+    for profile, key, lengths in (
+        ("quick", "at_once", [60, 10]),
+        ("quick", "deep_dropout", [15, 10]),
+        ("paper", "at_once", [60, 60]),
+    ):
+        assert [layer.method.epochs for layer in requires(rows(profile)[3, "mnist", key].at(0))] == lengths
     (one,) = [e for e in experiments("quick") if e.name == "beyond"]
     order = list(one.runs())
     assert order.index(lower) < order.index(upper) < order.index(run)
