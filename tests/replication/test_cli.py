@@ -66,19 +66,19 @@ def test_a_run_of_other_code_is_carried_out_again(study: Study) -> None:
 
 
 def test_a_readout_trains_its_encoder_and_reports_its_error(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
-    name = run_id("readout-k10-zeros", study)
+    name = run_id("readout-k10-centered", study)
     assert main(["run", name, "--profile", "smoke"]) == 0
     metrics = study.store.read(name).metrics
     assert f"test error {metrics['test_error']:.2f}%" in capsys.readouterr().out
     assert metrics["code_mode"] == "alpha_k"
-    assert metrics["encoder_run"] == run_id("train-k10-zeros", study)
+    assert metrics["encoder_run"] == run_id("train-k10-centered", study)
     assert len(metrics["test_mistakes"]) == round(metrics["test_error"] * metrics["test_images"] / 100)
     assert metrics["test_error"] < 30
 
 
 def test_a_committed_encoder_stays_as_it_is_when_a_new_readout_needs_its_weights(study: Study) -> None:
-    readout = run_id("readout-k10-zeros", study)
-    encoder = study.evidence.folder(study.run(run_id("train-k10-zeros", study)))
+    readout = run_id("readout-k10-centered", study)
+    encoder = study.evidence.folder(study.run(run_id("train-k10-centered", study)))
     assert main(["run", encoder.name, "--profile", "smoke", "--update-evidence"]) == 0
     (encoder / "weights.safetensors").unlink()
     before = {path.name: path.read_bytes() for path in encoder.iterdir()}
@@ -90,7 +90,7 @@ def test_a_committed_encoder_stays_as_it_is_when_a_new_readout_needs_its_weights
 def test_several_runs_are_one_batch_and_a_diverged_one_leaves_the_others(
     study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = [run_id("train-k10-zeros", study), run_id("train-k40-zeros", study)]
+    names = [run_id("train-k10-centered", study), run_id("train-k40-centered", study)]
     method = type(study.run(names[0]).method)  # type: ignore[union-attr]
     original, files = method.fit_many, [study.store.checkpoint([study.run(name)]) for name in names]
 

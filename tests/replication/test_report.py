@@ -294,7 +294,7 @@ def test_fine_tuning_has_the_binomial_band_and_names_that_do_not_overlap() -> No
     assert [len(axis.lines) for axis in figure.axes] == [5, 4]
     (line, *_), (band, *_) = figure.axes[0].lines, figure.axes[0].collections
     error, (vertices,) = float(np.asarray(line.get_ydata())[-1]), [path.vertices for path in band.get_paths()]
-    at_end = np.asarray(vertices)[np.asarray(vertices)[:, 0] == 20, 1]
+    at_end = np.asarray(vertices)[np.asarray(vertices)[:, 0] == line.get_xdata()[-1], 1]
     half = 1.96 * math.sqrt(error * (100 - error) / 10_000)
     assert [at_end.min(), at_end.max()] == pytest.approx([error - half, error + half])
     for axis in figure.axes:
