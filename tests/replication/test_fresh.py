@@ -117,9 +117,12 @@ def test_blocks_and_numbers_are_replaced_between_their_markers_only(study: Study
     root = study.folder.parents[1]
     put(study, 1, "k25", 1.55)
     put(study, 1, "k40", 1.76)
+    put(study, 1, "pixels", 7.5)
     (root / "docs").mkdir()
     readme, page, plain = root / "README.md", root / "docs" / "tables.md", root / "docs" / "plain.md"
-    readme.write_text("a <!-- n:k25_error -->?<!-- /n --> b <!-- n:k40_error --><!-- /n -->\n")
+    readme.write_text(
+        "a <!-- n:k25_error -->?<!-- /n --> b <!-- n:k40_error --><!-- /n -->\n<!-- n:pixels_error -->9<!-- /n -->\n"
+    )
     page.write_text("c\n<!-- table1:begin -->\nold\n<!-- table1:end -->\nd\n")
     plain.write_text("no markers\n")
     assert sorted(line.split()[0] for line in stale_documents(root)) == ["README.md", "docs/tables.md"]
@@ -127,7 +130,10 @@ def test_blocks_and_numbers_are_replaced_between_their_markers_only(study: Study
     assert set(changed) == {readme, page}
     for path, text in changed.items():
         path.write_text(text)
-    assert readme.read_text() == "a <!-- n:k25_error -->1.55<!-- /n --> b <!-- n:k40_error -->1.76<!-- /n -->\n"
+    assert readme.read_text() == (
+        "a <!-- n:k25_error -->1.55<!-- /n --> b <!-- n:k40_error -->1.76<!-- /n -->\n"
+        "<!-- n:pixels_error -->7.50<!-- /n -->\n"
+    )
     first, header, *_ = page.read_text().removeprefix("c\n").splitlines()
     assert (first, header) == ("<!-- table1:begin -->", "| Method | Variant | Paper | Ours | 95% interval | Seeds |")
     assert page.read_text().endswith("|\n<!-- table1:end -->\nd\n") and "old" not in page.read_text()
