@@ -65,7 +65,7 @@ def least_squares(x: Tensor, atoms: Tensor, support: Tensor) -> Tensor:
     return torch.zeros(support.shape, dtype=x.dtype).scatter(1, kept, torch.cat(values))
 
 
-def iterative_thresholding(x: Tensor, atoms: Tensor, k: int, steps: int = 1, invert: bool = True) -> Tensor:
+def iterative_thresholding(x: Tensor, atoms: Tensor, k: int, steps: int = 1) -> Tensor:
     """Codes by iterative thresholding with inversion (ITI, section 3.1), from z = 0.
 
     A step takes the support from ``zⁿ + Wᵀ(x − Wzⁿ)`` (equation 2) and the values from least squares (equation 3). The
@@ -76,7 +76,6 @@ def iterative_thresholding(x: Tensor, atoms: Tensor, k: int, steps: int = 1, inv
         atoms: one a row (shape: [units, inputs]).
         k: units a code keeps.
         steps: how often.
-        invert: False: take the values as they are, a projected gradient step (Blumensath & Davies 2009).
 
     Returns:
         Shape [examples, units].
@@ -87,8 +86,7 @@ def iterative_thresholding(x: Tensor, atoms: Tensor, k: int, steps: int = 1, inv
     z = x.new_zeros(len(x), len(atoms))
     for _ in range(steps):
         z = z + (x - z @ atoms) @ atoms.T
-        support = supp_k(z, k)
-        z = least_squares(x, atoms, support) if invert else z * support
+        z = least_squares(x, atoms, supp_k(z, k))
     return z
 
 

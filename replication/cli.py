@@ -9,7 +9,6 @@ from typing import Any
 
 from ksae_lib.io import KsaeError
 from replication.execute import carry_out
-from replication.experiments.base import PlanError
 from replication.lock import follow_owner
 from replication.runs import StoredRun
 from replication.study import Study, project_root
@@ -119,9 +118,10 @@ def _reproduce(options: argparse.Namespace) -> None:
     how = {name: getattr(options, name) for name in ("only", "jobs", "force", "resume")}
     run_workflow(study, **how, stale=stale, extra=options.snakemake)
     write_report(study)
-    for number in sorted({row.table for one in selected(study, options.only) for row in one.rows}):
-        print(f"\n{table_title(study, number)}, profile {study.profile} (errors in percent on the test set):\n")
-        print(markdown(readable(error_table(study, number))))
+    chosen = selected(study, options.only)
+    for number, data in sorted({(row.table, row.data.name) for one in chosen for row in one.rows}):
+        print(f"\n{table_title(study, number, data)}, profile {study.profile} (errors in percent on the test set):\n")
+        print(markdown(readable(error_table(study, number, data))))
     print(f"Tables, figures, notebooks and runs are in {os.path.relpath(study.folder)}.")
     if not study.updates_evidence:
         path, said = write_comparison(study)
@@ -142,7 +142,7 @@ def _run(options: argparse.Namespace) -> None:
     try:
         carry_out(todo, study, device=options.device, resume=options.resume)
     except ValueError as error:
-        raise PlanError(f"{' '.join(options.run_id)} cannot be carried out: {error}") from error
+        raise KsaeError(f"{' '.join(options.run_id)} cannot be carried out: {error}") from error
     for run in runs:
         committed = None if study.updates_evidence else study.evidence.find(run)
         print(_line(study.store.read(run.run_id), committed))
@@ -165,12 +165,12 @@ def _notebook(options: argparse.Namespace) -> None:
     follow_owner()
     one = study.experiment(options.name)
     if one.notebook is None:
-        raise PlanError(f"Experiment {one.name} has no notebook of its own: {', '.join(one.shown_in)} shows its runs.")
+        raise KsaeError(f"Experiment {one.name} has no notebook of its own: {', '.join(one.shown_in)} shows its runs.")
     output = study.notebooks / f"{one.executed}.ipynb"
     parameters, environment = {"profile": study.profile, "dataset": one.data}, dict(study.environment)
     if "method" in options:
         if study.updates_evidence:
-            raise PlanError("What your method scores is not evidence: leave --update-evidence out.")
+            raise KsaeError("What your method scores is not evidence: leave --update-evidence out.")
         parameters["method"] = options.method
         environment["PYTHONPATH"] = f"{Path.cwd()}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     execute_notebook(project_root() / "notebooks" / f"{one.notebook}.ipynb", output, parameters, environment)

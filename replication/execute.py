@@ -32,7 +32,7 @@ class Home(Protocol):
 
     store: RunStore
 
-    def model(self, run: EncoderRun, exact: bool = False) -> Any:
+    def model(self, run: EncoderRun, exact: bool = False, device: Device = "auto") -> Any:
         """The trained model of a run, ``exact`` if other runs are to be carried out on it."""
 
 
@@ -46,7 +46,7 @@ class _Found(NamedTuple):
 def _encoders(
     runs: Sequence[EncoderRun], study: Home, device: Device, resume: bool
 ) -> Iterator[_Found | DivergenceError]:
-    pairs = [_inputs(run, study) for run in runs]
+    pairs = [_inputs(run, study, device) for run in runs]
     methods = [run.method for run in runs]
     # What is trained at once has one checkpoint, which is of no use to another batch.
     together = len(runs) > 1 and methods[0].used_engine(device) == "gpu"
@@ -65,8 +65,8 @@ def _encoders(
         results = _describe(run, model, *pair, history) | {"engine": run.method.used_engine(device)}
         yield _Found(seconds, results, history, model)
     # What a diverged run says names its checkpoint, which may be that of its batch.
-    for checkpoint, outcomes in zip(checkpoints, [fitted] if together else [[one] for one in fitted], strict=True):
-        if not any(isinstance(one, DivergenceError) for one in outcomes):
+    for checkpoint, outcome in zip(checkpoints, fitted, strict=True):
+        if not any(isinstance(one, DivergenceError) for one in (fitted if together else [outcome])):
             checkpoint.unlink(missing_ok=True)
 
 
@@ -74,7 +74,7 @@ def _nets(runs: Sequence[FinetuneRun], study: Home, device: Device, _: bool) -> 
     data = load_data(runs[0].data)
     nets = []
     for run in runs:
-        encoders = [(one.method, study.model(one, exact=True)) for one in stack(run.encoder)]
+        encoders = [(one.method, study.model(one, True, device)) for one in stack(run.encoder)]
         layers = [layer for method, model in encoders for layer in method.hidden_layers(model, run.finetune.alpha)]
         nets.append(tuning.new_net(layers, data.train_x.shape[1], data.classes, run.finetune))
     configs = [run.finetune for run in runs]
@@ -101,7 +101,7 @@ def _readouts(runs: Sequence[ReadoutRun], study: Home, device: Device, _: bool) 
     for run in runs:
         data, encoder = load_data(run.data), run.encoder
         method: Method = Pixels() if encoder is None else encoder.method
-        model = None if encoder is None else study.model(encoder, exact=True)
+        model = None if encoder is None else study.model(encoder, True, device)
         started = time.perf_counter()
         found = evaluate(data, method, model, run.readout, device)
         results = {
@@ -117,13 +117,13 @@ def _readouts(runs: Sequence[ReadoutRun], study: Home, device: Device, _: bool) 
 _HOW: dict[type[Run], Any] = {EncoderRun: _encoders, FinetuneRun: _nets, ReadoutRun: _readouts}
 
 
-def _inputs(run: EncoderRun, study: Home) -> tuple[np.ndarray, np.ndarray]:
+def _inputs(run: EncoderRun, study: Home, device: Device) -> tuple[np.ndarray, np.ndarray]:
     """What an encoder is trained on and what it watches: images, or the fixed codes of the encoder below."""
     if (below := run.below) is None:
         data = load_data(run.data)
         return data.train_x, data.validation_x
-    model, alpha = study.model(below, exact=True), run.below_alpha or 1.0
-    train_x, held_out = (_dense(below.method, model, x, alpha) for x in _inputs(below, study))
+    model, alpha = study.model(below, True, device), run.below_alpha or 1.0
+    train_x, held_out = (_dense(below.method, model, x, alpha) for x in _inputs(below, study, device))
     return train_x, held_out
 
 

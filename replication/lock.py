@@ -19,16 +19,12 @@ _PATIENCE_SECONDS = 10.0
 _POLL_SECONDS = 0.3
 
 
-class BusyError(KsaeError):
-    """Another workflow, or a step of one, is at work on the same folder."""
-
-
 @contextmanager
 def owner(folder: Path) -> Iterator[None]:
-    """Hold a folder of results, which started steps learn from the environment; a ``BusyError`` if it is held."""
+    """Hold a folder of results, which started steps learn from the environment; a ``KsaeError`` if it is held."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
-    busy = BusyError(f"Another 'ksae reproduce' is at work on {folder}: wait for it or stop it.")
+    busy = KsaeError(f"Another 'ksae reproduce' is at work on {folder}: wait for it or stop it.")
     with path.open("a") as held, (folder / ".steps").open("a") as steps:
         deadline = time.monotonic() + _PATIENCE_SECONDS
         # A step that looks whether its workflow is gone holds the lock for a moment.

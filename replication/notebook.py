@@ -17,10 +17,6 @@ from replication.study import project_root
 _SENTINEL = "reached the end of the notebook"
 
 
-class NotebookError(KsaeError):
-    """A notebook cannot be executed as asked, or did not run to its end."""
-
-
 def execute_notebook(
     source: Path, output: Path, parameters: dict[str, Any], environment: Mapping[str, str] | None = None
 ) -> Path:
@@ -33,7 +29,7 @@ def execute_notebook(
         environment: folders for its kernel, absolute, by the name of their variable.
 
     Raises:
-        NotebookError: a notebook or parameter that cannot be used, an error in a cell, a dead kernel, absolute paths.
+        KsaeError: a notebook or parameter that cannot be used, an error in a cell, a dead kernel, absolute paths.
     """
     import nbformat
     import papermill
@@ -41,7 +37,7 @@ def execute_notebook(
     from traitlets.config import Config
 
     if not source.exists():
-        raise NotebookError(f"{source.name} is missing in {source.parent.name}/.")
+        raise KsaeError(f"{source.name} is missing in {source.parent.name}/.")
     check_parameters(source, parameters)
     folders = dict(environment or {})
     # joblib replaces a worker that has grown large, and names a path when it says so.
@@ -61,37 +57,37 @@ def execute_notebook(
             executed = papermill.execute_notebook(watched, None, parameters, cwd=project_root(), **how)
         except PapermillExecutionError as error:
             where = f"{source.name} failed in cell {error.exec_count}"
-            raise NotebookError(f"{where}: {error.ename}: {error.evalue}") from error
+            raise KsaeError(f"{where}: {error.ename}: {error.evalue}") from error
         except (PapermillException, RuntimeError) as error:
-            raise NotebookError(f"{source.name} could not be executed: {error}") from error
+            raise KsaeError(f"{source.name} could not be executed: {error}") from error
         if not any(_SENTINEL in one.get("text", "") for one in executed.cells.pop().get("outputs", [])):
             why = "its kernel died, probably for lack of memory"
-            raise NotebookError(f"{source.name} did not reach its last cell: {why}.")
+            raise KsaeError(f"{source.name} did not reach its last cell: {why}.")
         _tidy(executed)
         text = nbformat.writes(executed)
         words = re.sub(r'"image/\w+": "[^"]*"', "", text)
         if any(path in words for path in (str(project_root()), *folders.values())):
-            raise NotebookError(f"The output of {source.name} shows an absolute path: print relative paths only.")
+            raise KsaeError(f"The output of {source.name} shows an absolute path: print relative paths only.")
         temporary.write_text(text + "\n", encoding="utf-8")
     return output
 
 
 def check_parameters(source: Path, parameters: dict[str, Any]) -> None:
-    """Raise a ``NotebookError`` of a notebook without one parameters cell, of unknown names, of another type."""
+    """Raise a ``KsaeError`` of a notebook without one parameters cell, of unknown names, of another type."""
     import nbformat
     import papermill
 
     cells = nbformat.read(source, as_version=4).cells
     tagged = sum("parameters" in cell.metadata.get("tags", []) for cell in cells)
     if tagged != 1:
-        raise NotebookError(f"{source.name} has {tagged} cells tagged 'parameters': it must have exactly one.")
+        raise KsaeError(f"{source.name} has {tagged} cells tagged 'parameters': it must have exactly one.")
     known = papermill.inspect_notebook(str(source))
     for name, value in parameters.items():
         if name not in known:
-            raise NotebookError(f"{source.name} has no parameter {name!r}: its parameters are {', '.join(known)}.")
+            raise KsaeError(f"{source.name} has no parameter {name!r}: its parameters are {', '.join(known)}.")
         wanted = type(ast.literal_eval(known[name]["default"]))
         if type(value) is not wanted:
-            raise NotebookError(f"Parameter {name} of {source.name} takes {wanted.__name__}, not {value!r}.")
+            raise KsaeError(f"Parameter {name} of {source.name} takes {wanted.__name__}, not {value!r}.")
 
 
 def _tidy(notebook: Any) -> None:

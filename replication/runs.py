@@ -40,10 +40,10 @@ _LATER |= {"shuffle": True, "transform": "raw", "max_norm": None}
 """Settings that came later, left out of ids where they say nothing: earlier ids stay valid."""
 _SAID = {"train": {"engine": "cpu", "support_dtype": "float32"}, "finetune": {"engine": "auto"}}
 """What every config says that no longer decides anything: ids stay valid."""
-_FILES = ("config.json", "metrics.json", "history.csv")
+FILES = ("config.json", "metrics.json", "history.csv")
 MANIFEST = "runs.sha256"
 """File beside the evidence that has the digest of each of these."""
-_WEIGHTS = "weights.safetensors"
+WEIGHTS = "weights.safetensors"
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
 
 
@@ -250,7 +250,7 @@ class RunStore:
 
     def manifest(self) -> str:
         """Digest of every file of every whole run but the weights, as ``sha256sum`` writes it beside the store."""
-        folders = [[self.root / name / file for file in _FILES] for name in self.names()]
+        folders = [[self.root / name / file for file in FILES] for name in self.names()]
         paths = [path for files in folders if all(file.exists() for file in files) for path in files]
         digests = ((hashlib.sha256(path.read_bytes()).hexdigest(), path) for path in paths)
         return "".join(f"{digest}  {path.relative_to(self.root.parent).as_posix()}\n" for digest, path in digests)
@@ -261,11 +261,11 @@ class RunStore:
 
     def has(self, run: Run, weights: bool = False) -> bool:
         """Whether the run is here and can be read; with its ``weights``."""
-        return self.find(run) is not None and (not weights or (self.folder(run) / _WEIGHTS).exists())
+        return self.find(run) is not None and (not weights or (self.folder(run) / WEIGHTS).exists())
 
     def is_ready(self, run: Run) -> bool:
         """Whether other runs can be carried out on this one: of the code that is here, with weights not rounded."""
-        stored, path = self.find(run), self.folder(run) / _WEIGHTS
+        stored, path = self.find(run), self.folder(run) / WEIGHTS
         if stored is None or not stored.is_current or not path.exists():
             return False
         with suppress(ValueError, OSError):
@@ -296,7 +296,7 @@ class RunStore:
 
     def load_model(self, run: EncoderRun) -> nn.Module:
         """The trained model of a run; a ``StoreError`` if its weights are not here or cannot be read."""
-        path = self.folder(run) / _WEIGHTS
+        path = self.folder(run) / WEIGHTS
         if not path.exists():
             raise StoreError(
                 f"{path} is missing: 'ksae run --force {run.run_id} --profile {self.root.parent.name}' makes it."
@@ -334,7 +334,7 @@ class RunStore:
                 (new / f"{name}.json").write_text(text, encoding="utf-8")
             history.to_csv(new / "history.csv", index=False, lineterminator="\n", float_format="%.6g")
             if model is not None:
-                save_tensors(model.state_dict(), new / _WEIGHTS, {})
+                save_tensors(model.state_dict(), new / WEIGHTS, {})
             for path in new.iterdir():
                 sync_file(path)
             _put(new, self.folder(run))
@@ -352,7 +352,7 @@ def _read_together(folder: Path) -> list[str]:
     here = os.open(folder, os.O_RDONLY)
     try:
         with ExitStack() as stack:
-            opened = (os.fdopen(os.open(name, os.O_RDONLY, dir_fd=here), encoding="utf-8") for name in _FILES)
+            opened = (os.fdopen(os.open(name, os.O_RDONLY, dir_fd=here), encoding="utf-8") for name in FILES)
             return [stack.enter_context(file).read() for file in opened]
     except FileNotFoundError:
         if folder.stat().st_ino == os.fstat(here).st_ino:

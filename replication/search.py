@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-from ksae_lib.io import write_text
+from ksae_lib.io import KsaeError, write_text
 from ksae_lib.loop import DivergenceError
-from replication.experiments.base import Between, PlanError, Search
+from replication.experiments.base import Between, Search
 from replication.experiments.search import TRIALS
 from replication.study import Study
 
@@ -20,14 +20,14 @@ def run_search(study: Study, name: str, trials: int) -> None:
     and the same errors lead to the same proposals: a search that was interrupted goes on where it was.
 
     Raises:
-        PlanError: there is no search of that name.
+        KsaeError: there is no search of that name.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     found = {one.name: one for experiment in study.experiments for one in experiment.searches}
     if name not in found:
-        raise PlanError(f"There is no search {name!r} in profile {study.profile}: choose one of {', '.join(found)}.")
+        raise KsaeError(f"There is no search {name!r} in profile {study.profile}: choose one of {', '.join(found)}.")
     one = found[name]
     tried: list[dict[str, Any]] = []
 

@@ -7,9 +7,11 @@ from typing import NamedTuple, TypeVar
 
 from torch import nn
 
+from ksae_lib.io import KsaeError
 from replication.execute import carry_out
 from replication.experiments import experiments
-from replication.experiments.base import Experiment, PlanError, Row, Search, Sweep
+from replication.experiments.base import Experiment, Row, Search, Sweep
+from replication.methods.base import Device
 from replication.runs import EncoderRun, Run, RunStore, StoredRun
 
 T = TypeVar("T")
@@ -40,7 +42,7 @@ class Study:
             only if ``results`` is the same folder.
 
     Raises:
-        PlanError: unknown profile or an impossible number of seeds.
+        KsaeError: unknown profile or an impossible number of seeds.
     """
 
     def __init__(
@@ -62,13 +64,13 @@ class Study:
         return {"KSAE_RESULTS": str(self.root), "KSAE_EVIDENCE": str(self.evidence_root)}
 
     def experiment(self, name: str) -> Experiment:
-        """The experiment of that name, or that a notebook of that name is executed for; else a ``PlanError``."""
+        """The experiment of that name, or that a notebook of that name is executed for; else a ``KsaeError``."""
         found = [one for one in self.experiments if name in (one.name, one.executed)]
         names = ", ".join(one.name for one in self.experiments)
         return _first(found, f"There is no experiment {name!r} in profile {self.profile}: choose one of {names}.")
 
     def shown_by(self, notebook: str, data: str) -> Experiment:
-        """The experiment on a data set that a notebook shows; a ``PlanError`` if there is none."""
+        """The experiment on a data set that a notebook shows; a ``KsaeError`` if there is none."""
         found = [one for one in self.experiments if (one.notebook, one.data) == (notebook, data)]
         return _first(found, f"Profile {self.profile} has no experiment on {data!r} for notebook {notebook}.")
 
@@ -78,7 +80,7 @@ class Study:
         return [run for one in (experiment, *others) for run in one.runs()]
 
     def run(self, run_id: str) -> Run:
-        """The planned run with that id; a ``PlanError`` if there is none."""
+        """The planned run with that id; a ``KsaeError`` if there is none."""
         found = [run for one in self.experiments for run in one.runs() if run.run_id == run_id]
         advice = f"'ksae run --profile {self.profile} --list' lists those there are"
         return _first(found, f"There is no run {run_id!r} in profile {self.profile} with these seeds: {advice}.")
@@ -96,7 +98,7 @@ class Study:
         """The reader's run, else the committed one, else carried out now."""
         return self.find(run) or carry_out([run], self)[0]
 
-    def model(self, run: EncoderRun, exact: bool = False) -> nn.Module:
+    def model(self, run: EncoderRun, exact: bool = False, device: Device = "auto") -> nn.Module:
         """The trained model of a run, from the reader's or the committed weights, else trained now.
 
         ``exact`` takes no rounded weights and none of other code, since other runs are to be carried out on the model.
@@ -106,8 +108,9 @@ class Study:
                 return store.load_model(run)
         if self.updates_evidence and (found := self.evidence.find(run)) and found.is_current:
             # The committed run stays: weights that were not kept are made beside it.
-            return Study(self.profile, self.seeds, self.evidence_root / "local", self.evidence_root).model(run, exact)
-        carry_out([run], self)
+            beside = Study(self.profile, self.seeds, self.evidence_root / "local", self.evidence_root)
+            return beside.model(run, exact, device)
+        carry_out([run], self, device=device)
         return self.store.load_model(run)
 
     @property
@@ -148,5 +151,5 @@ def _folder(variable: str, default: str) -> Path:
 
 def _first(found: list[T], otherwise: str) -> T:
     if not found:
-        raise PlanError(otherwise)
+        raise KsaeError(otherwise)
     return found[0]

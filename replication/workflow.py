@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,10 +22,6 @@ _SNAKEMAKE = (
     "--resources gpu=1 --rerun-incomplete --keep-incomplete --nolock --keep-going --scheduler greedy "
     "--quiet rules host --rerun-triggers mtime"
 )
-
-
-class WorkflowError(KsaeError):
-    """A step of the workflow failed."""
 
 
 class Step(NamedTuple):
@@ -51,8 +46,10 @@ def steps(study: Study, only: str, force: bool, stale: bool, resume: bool) -> tu
     how = [*options, "--force", *([] if resume else ["--no-resume"])]
     runs = {run.run_id: run for one in experiments for run in one.runs()}
     due = {run_id for run_id, run in runs.items() if force or study.is_due(run, stale)}
-    needed = {one.run_id for run_id in due for one in requires(runs[run_id])}
-    due |= {run_id for run_id in needed & runs.keys() if not study.store.is_ready(runs[run_id])}
+    # Committed encoders stay: what has no weights is trained beside them, where a run is carried out on it.
+    if not study.updates_evidence:
+        needed = {one.run_id for run_id in due for one in requires(runs[run_id])}
+        due |= {run_id for run_id in needed & runs.keys() if not study.store.is_ready(runs[run_id])}
     batches = list(_batches(study, [run for run_id, run in runs.items() if run_id in due]))
     made = []
     for batch in batches:
@@ -77,10 +74,11 @@ def steps(study: Study, only: str, force: bool, stale: bool, resume: bool) -> tu
 
 
 def selected(study: Study, only: str) -> tuple[Experiment, ...]:
-    """The experiments named, or all but those on NORB's files and on its stand-in; a ``PlanError`` of unknown names."""
+    """The experiments named, or all but those on NORB's files and on its stand-in; a ``KsaeError`` of unknown names."""
     if not only:
         return tuple(one for one in study.experiments if "norb" not in one.data)
-    return tuple(study.experiment(name.strip()) for name in only.split(",") if name.strip())
+    named = [study.experiment(name.strip()) for name in only.split(",") if name.strip()]
+    return tuple({one.name: one for one in named}.values())
 
 
 def _file(run_id: str) -> str:
@@ -109,12 +107,11 @@ def run_workflow(
         extra: further options of Snakemake, for example of an executor for a cluster.
 
     Raises:
-        PlanError, BusyError, WorkflowError: an unknown name, another workflow on the folder, a failed step.
+        KsaeError, KsaeError, KsaeError: an unknown name, another workflow on the folder, a failed step.
     """
     from snakemake.cli import main
 
     made, forced, targets = steps(study, only, force, stale, resume)
-    os.environ |= study.environment
     command = ["--snakefile", str(project_root() / "Snakefile"), "--directory", str(study.folder), "--cores", str(jobs)]
     command += ["--forcerun", *forced] if forced else []
     first = [output for step in made if step.name.startswith("notebook") for output in step.makes][:1]
@@ -126,7 +123,7 @@ def run_workflow(
         except SystemExit as ended:
             if ended.code:
                 advice = "What was finished is kept; the same command goes on from there."
-                raise WorkflowError(f"A step failed, see above. {advice}") from None
+                raise KsaeError(f"A step failed, see above. {advice}") from None
 
 
 def _command(*words: str) -> str:

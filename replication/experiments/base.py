@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, NamedTuple, cast
 
-from ksae_lib.io import KsaeError
 from replication.data.base import DataConfig
 from replication.judge.finetune import FinetuneConfig
 from replication.judge.readout import ReadoutConfig
@@ -13,10 +12,6 @@ from replication.methods import METHODS
 from replication.methods.base import Method
 from replication.methods.k_sparse import KSparse
 from replication.runs import EncoderRun, FinetuneRun, ReadoutRun, Run, Supervised, requires, twice
-
-
-class PlanError(KsaeError):
-    """A request for a profile, experiment or run that does not exist, or for an impossible one."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +148,8 @@ class Settings:
 
     profile: str
     seeds: int
+    of_all: bool = False
+    """Whether rows with a number of seeds of their own have so many as well."""
     data: DataConfig
     train: dict[str, Any] = field(default_factory=dict)
     baseline: dict[str, Any] = field(default_factory=dict)

@@ -91,10 +91,9 @@ def row(s: Settings, key: str, **changes: Any) -> Row:
     """The row of Table 1 or 2 of that key, with further changes."""
     table, rows = (1, _MNIST) if s.data.name == "mnist" else (2, _NORB)
     own = _EPOCHS.get(key, {}) if s.profile == "paper" else {}
-    made = s.readout_row(
-        key, table, rows[key].title, rows[key].variant, method(s, key, **own, **changes), **readout_settings(s, key)
-    )
-    return replace(made, seeds=_SEEDS.get(key, made.seeds)) if s.profile == "paper" else made
+    net = method(s, key, **{**own, **changes})
+    made = s.readout_row(key, table, rows[key].title, rows[key].variant, net, **readout_settings(s, key))
+    return replace(made, seeds=_SEEDS.get(key, made.seeds)) if s.profile == "paper" and not s.of_all else made
 
 
 def readout_settings(s: Settings, key: str) -> dict[str, Any]:

@@ -16,7 +16,8 @@ _LONG = ("dropout", "k_sparse", "deep_k_sparse")
 @experiment("longer_nets", "paper")
 def longer_nets(s: Settings) -> Experiment:
     """The paper's three best nets for 200 epochs, three seeds each; dropout nets with each change."""
-    rows = [replace(_changed(s, key, "200 epochs", **_CHANGES["200 epochs"]), seeds=3) for key in _LONG]
+    seeds = s.seeds if s.of_all else 3
+    rows = [replace(_changed(s, key, "200 epochs", **_CHANGES["200 epochs"]), seeds=seeds) for key in _LONG]
     for key in ("dropout", "deep_dropout"):
         rows += [_changed(s, key, name, **_CHANGES[name]) for name in list(_CHANGES)[1:]]
     return Experiment(shown_in=("table3",), rows=tuple(rows))

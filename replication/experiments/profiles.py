@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from ksae_lib.io import KsaeError
 from replication.data.base import DataConfig
-from replication.experiments.base import PlanError, Settings
+from replication.experiments.base import Settings
 
 _DENSE = {"l2": (0.001, 0.0003, 0.0001, 0.00003, 0.00001)}
 _SMOKE_READOUT = {"alphas": (1, 3), "l2": (0.001, 0.0001)}
@@ -92,13 +93,14 @@ def settings(profile: str, data: str, seeds: int | None = None) -> Settings | No
     """A profile's settings on a data set, with so many seeds a row or the profile's own; None: it has none.
 
     Raises:
-        PlanError: unknown profile, or an impossible number of seeds.
+        KsaeError: unknown profile, or an impossible number of seeds.
     """
     if profile not in PROFILES:
-        raise PlanError(f"There is no profile {profile!r}: choose one of {', '.join(PROFILES)}.")
-    seeds = (5 if profile in ("paper", "full") else 1) if seeds is None else seeds
-    if seeds < 1:
-        raise PlanError(f"seeds = {seeds} is not possible: at least 1.")
+        raise KsaeError(f"There is no profile {profile!r}: choose one of {', '.join(PROFILES)}.")
+    number = (5 if profile in ("paper", "full") else 1) if seeds is None else seeds
+    if number < 1:
+        raise KsaeError(f"seeds = {number} is not possible: at least 1.")
     if (entry := PROFILES[profile].get(data)) is None:
         return None
-    return Settings(profile=profile, seeds=seeds, **{**entry, "data": DataConfig(name=data, **entry.get("data", {}))})
+    said = {"profile": profile, "seeds": number, "of_all": seeds is not None}
+    return Settings(**{**said, **entry, "data": DataConfig(name=data, **entry.get("data", {}))})

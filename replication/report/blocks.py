@@ -23,10 +23,6 @@ _MARKER = re.compile(r"<!-- (?:\w+:(?:begin|end)|n:\w+|/n) -->")
 _SHORT = ["Method", "Variant", "Paper", "Ours", "95% interval", "Seeds"]
 
 
-class MarkerError(KsaeError):
-    """A document asks for a block or number that does not exist, or one of its markers has no other end."""
-
-
 def outdated(root: Path) -> dict[Path, str]:
     """The README and ``docs/*.md`` whose generated parts are not what they should be, and what they should say.
 
@@ -34,7 +30,7 @@ def outdated(root: Path) -> dict[Path, str]:
         root: the checkout, with ``results/`` and ``benchmarks/results/``.
 
     Raises:
-        MarkerError: as ``fill``.
+        KsaeError: as ``fill``.
     """
     blocks = Blocks(root)
     documents = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
@@ -46,18 +42,18 @@ def fill(text: str, name: str, blocks: "Blocks") -> str:
     """A document's text with its generated parts replaced.
 
     Raises:
-        MarkerError: an unknown name, or a marker without its other end.
+        KsaeError: an unknown name, or a marker without its other end.
     """
 
     def replaced(kind: str, found: re.Match[str]) -> str:
         known = blocks.makers if kind == "block" else blocks.numbers
         if found[2] not in known:
-            raise MarkerError(f"{name} asks for the {kind} {found[2]!r}: there are {', '.join(sorted(known))}.")
+            raise KsaeError(f"{name} asks for the {kind} {found[2]!r}: there are {', '.join(sorted(known))}.")
         return found[1] + (blocks.makers[found[2]]() if kind == "block" else blocks.numbers[found[2]]) + found[3]
 
     unpaired = _MARKER.search(_NUMBER.sub("", _BLOCK.sub("", text)))
     if unpaired:
-        raise MarkerError(f"{name} has {unpaired[0]} without its other end: restore it.")
+        raise KsaeError(f"{name} has {unpaired[0]} without its other end: restore it.")
     return _NUMBER.sub(partial(replaced, "number"), _BLOCK.sub(partial(replaced, "block"), text))
 
 

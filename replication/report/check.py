@@ -13,16 +13,12 @@ from replication.data import load_data
 from replication.judge.readout import evaluate
 from replication.report.tables import error_table, shown_rows
 from replication.report.verdicts import interval
-from replication.runs import EncoderRun, ReadoutRun, StoredRun, StoreError, twice
+from replication.runs import FILES, EncoderRun, ReadoutRun, StoredRun, StoreError, twice
 from replication.study import Study
 
 _LOSS, _LIVE, _REFIT = 0.001, 0.01, 0.05
 """What another machine's order of sums may change: shares of the loss and of the units, points of a refitted error."""
 _COUNTED = ("test_error", "test_images", "test_mistakes", "validation_error", "selected")
-
-
-class CheckError(KsaeError):
-    """A number is not what was committed."""
 
 
 def check_run(study: Study, run_id: str, epochs: int) -> Iterator[str]:
@@ -37,7 +33,7 @@ def check_run(study: Study, run_id: str, epochs: int) -> Iterator[str]:
         epochs: how many of an encoder's.
 
     Raises:
-        CheckError: something differs.
+        KsaeError: something differs.
         StoreError: the run is not committed, cannot be read or lacks what is compared.
     """
     if run_id not in study.evidence.names():
@@ -96,7 +92,7 @@ def check_row(study: Study, table: int, key: str) -> Iterator[str]:
     Those are the row's own, of the same runs with twice the epochs, and, for the pooled spread, of the other rows.
 
     Raises:
-        CheckError: mean, interval or verdict differ from ``tables/table….csv``, or a run from its mistakes.
+        KsaeError: mean, interval or verdict differ from ``tables/table….csv``, or a run from its mistakes.
         KsaeError: there is no such row, or it has no runs.
         StoreError: a run lacks what is counted.
     """
@@ -120,11 +116,11 @@ def check_row(study: Study, table: int, key: str) -> Iterator[str]:
         yield _same(name, value, float(committed.get(name) or "nan"), 0.0006)
     verdict = error_table(study, table).set_index("key").loc[key, "verdict"]
     if verdict != committed["verdict"]:
-        raise CheckError(f"The verdict is {verdict!r}, committed is {committed['verdict']!r}.")
+        raise KsaeError(f"The verdict is {verdict!r}, committed is {committed['verdict']!r}.")
     yield f"verdict: {committed['verdict']}"
     for name, run in used.items():
         folder = study.evidence.folder(run.run).relative_to(study.evidence_root)
-        files = ("config.json", "history.csv", "metrics.json") if name in closely else ("metrics.json",)
+        files = sorted(FILES) if name in closely else ("metrics.json",)
         yield from (f"{folder}/{file}" for file in files)
 
 
@@ -144,5 +140,5 @@ def _history(stored: StoredRun, rows: int, *names: str) -> pd.DataFrame:
 
 def _same(name: str, found: float, said: float, within: float, remark: str = "") -> str:
     if not abs(found - said) <= within:
-        raise CheckError(f"The {name} is {found:.6g}, committed is {said:.6g}.{remark}")
+        raise KsaeError(f"The {name} is {found:.6g}, committed is {said:.6g}.{remark}")
     return f"{name}: {found:.6g}, as committed"

@@ -8,10 +8,8 @@ from pathlib import Path
 from replication.experiments.base import Experiment
 from replication.report.blocks import outdated
 from replication.report.write import report_texts
-from replication.runs import MANIFEST, RunStore, StoreError
+from replication.runs import FILES, MANIFEST, WEIGHTS, RunStore, StoreError
 from replication.study import Study, project_root
-
-_OF_A_RUN = {"config.json", "metrics.json", "history.csv", "weights.safetensors"}
 
 
 def stale(study: Study) -> list[str]:
@@ -93,7 +91,7 @@ def _orphans(study: Study, texts: set[Path]) -> Iterator[Path]:
         if not path.is_file() or path in known or first.startswith(".") or (first == "runs" and rest[0][0] == "."):
             continue
         try:
-            if first == "runs" and len(rest) == 2 and rest[1] in _OF_A_RUN and study.evidence.read(rest[0]):
+            if first == "runs" and len(rest) == 2 and rest[1] in (*FILES, WEIGHTS) and study.evidence.read(rest[0]):
                 continue
         except StoreError:
             pass

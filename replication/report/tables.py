@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from replication.experiments.base import Between, Row
-from replication.report.verdicts import FEWEST_SEEDS, MARGINS, Spread, half_width, interval, length_of, t_test, verdict
 from replication.report.verdicts import INTERVAL_NOTE as INTERVAL_NOTE
+from replication.report.verdicts import MARGINS, Spread, half_width, interval, length_of, place, t_test, verdict
 from replication.runs import StoredRun
 from replication.study import Shown, Study, project_root
 
@@ -203,24 +203,14 @@ def sweep_table(study: Study) -> pd.DataFrame:
                 shown = unseen or short == "test"
                 record |= {f"{short}_{what}": round(float(v), 3) if shown else math.nan for what, v in means.items()}
             record["p"] = float(f"{t_test(changes):.2g}")
-            record["figure"] = _against_the_figure(sweep.k, errors, spread)
-            nets = [net.metrics for one in encoders if (net := study.find(one)) is not None]
+            record["figure"] = place(paper_figure(1, f"k{sweep.k}"), errors, spread)
+            nets = [net.metrics for one in encoders if (net := study.evidence.find(one) or study.store.find(one))]
             for name, of in _MEASURES.items():
                 shown = bool(nets) and (unseen or name != "fvu")
                 record[name] = round(float(np.mean([of(net) for net in nets])), 4) if shown else math.nan
             oracle = min(run.history["test_error"].min() for run in stored)
             records.append({**record, "n_seeds": len(stored), "oracle": oracle, **_chosen_by(stored)})
     return pd.DataFrame(records)
-
-
-def _against_the_figure(k: int, errors: list[float], spread: Spread) -> str:
-    figure = paper_figure(1, f"k{k}")
-    if len(errors) < FEWEST_SEEDS or figure is None:
-        return "open"
-    half = spread.prediction(errors)
-    if abs(figure - float(np.mean(errors))) > half:
-        return "outside"
-    return "inside" if half <= MARGINS[1] else "open"
 
 
 def readable_sweeps(table: pd.DataFrame) -> pd.DataFrame:

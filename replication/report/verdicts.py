@@ -103,6 +103,19 @@ def length_of(store: RunStore, stored: Sequence[StoredRun]) -> Length:
     return Length(float(np.mean(changes)), half_width(changes, 0.9))
 
 
+def place(paper: float | None, errors: Sequence[float], spread: Spread, has_chance: bool = True) -> str:
+    """Where the paper's figure lies: ``inside`` the prediction interval of a row's errors, ``outside``, or ``open``.
+
+    A row without chance is what it is: the margin stands for what the paper does not state.
+    """
+    if paper is None or (has_chance and len(errors) < FEWEST_SEEDS):
+        return "open"
+    half = spread.prediction(errors) if has_chance else spread.margin
+    if abs(paper - float(np.mean(errors))) > half:
+        return "outside"
+    return "inside" if half <= spread.margin else "open"
+
+
 def verdict(paper: float | None, stored: Sequence[StoredRun], spread: Spread, length: Length) -> str:
     """Verdict on the paper's figure, by the rule in ``INTERVAL_NOTE``.
 
@@ -114,14 +127,11 @@ def verdict(paper: float | None, stored: Sequence[StoredRun], spread: Spread, le
     """
     if paper is None or not stored or not stored[0].run.data.is_whole or stored[0].run.data.is_stand_in:
         return "not tested"
-    errors = [run.metrics["test_error"] for run in stored]
-    if stored[0].run.seed is not None and len(errors) < FEWEST_SEEDS:
+    errors, has_chance = [run.metrics["test_error"] for run in stored], stored[0].run.seed is not None
+    if has_chance and len(errors) < FEWEST_SEEDS:
         return "unresolved: seeds"
     if not length.is_enough:
         return "unresolved: length"
-    # A row without chance is what it is: the margin stands for what the paper does not state.
-    half = spread.margin if stored[0].run.seed is None else spread.prediction(errors)
-    mean = float(np.mean(errors))
-    if abs(paper - mean) > half:
-        return "not reproduced: ours is " + ("lower" if mean < paper else "higher")
-    return "reproduced" if half <= spread.margin else "unresolved: spread"
+    if (found := place(paper, errors, spread, has_chance)) == "outside":
+        return "not reproduced: ours is " + ("lower" if np.mean(errors) < paper else "higher")
+    return "reproduced" if found == "inside" else "unresolved: spread"

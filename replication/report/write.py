@@ -11,6 +11,8 @@ from replication.report.paired import BEST_K, COMPARISON_NOTE, paired_table
 from replication.runs import MANIFEST
 from replication.study import Study
 
+_LATEX = str.maketrans({"α": r"$\alpha$", "ρ": r"$\rho$", "–": "--"})
+
 
 def report_texts(study: Study) -> dict[Path, str]:
     """Every file of text of the profile and its content, from the stored runs."""
@@ -25,7 +27,7 @@ def report_texts(study: Study) -> dict[Path, str]:
         note, shown = f"{title}. {tables.INTERVAL_NOTE}\n", tables.readable(table)
         texts[base.with_suffix(".csv")] = table.to_csv(index=False, lineterminator="\n")
         texts[base.with_suffix(".md")] = f"{note}\n{tables.markdown(shown)}"
-        latex = shown.to_latex(index=False, escape=True).replace("α", r"$\alpha$").replace("–", "--")
+        latex = shown.to_latex(index=False, escape=True).translate(_LATEX)
         texts[base.with_suffix(".tex")] = f"% {note}{latex}"
         best = table.set_index("key")["variant"].to_dict()[BEST_K[number]]
         against = f"{title}: {best} against every other row. {COMPARISON_NOTE}\n\n"
@@ -47,7 +49,7 @@ def write_report(study: Study) -> list[Path]:
         The files written.
 
     Raises:
-        MarkerError: a document has an unknown or lost marker.
+        KsaeError: a document has an unknown or lost marker.
     """
     texts = report_texts(study)
     if study.updates_evidence:

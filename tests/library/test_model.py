@@ -142,14 +142,6 @@ def test_the_calibrated_threshold_keeps_about_alpha_k_on_average(alpha: float) -
     assert counts.std() > 0
 
 
-def test_the_threshold_is_saved_with_the_weights() -> None:
-    model = random_model()
-    threshold = model.calibrate_threshold(examples())
-    other = random_model()
-    other.load_state_dict(model.state_dict())
-    assert other.threshold.item() == threshold
-
-
 def test_weights_are_drawn_from_the_given_generator_and_biases_are_zero() -> None:
     model, same, other = (KSparseAutoencoder(100, 200, 5) for _ in range(3))
     for m, seed in ((model, 0), (same, 0), (other, 1)):

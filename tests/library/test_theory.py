@@ -162,17 +162,11 @@ def test_iterative_thresholding_finds_planted_codes() -> None:
     torch.testing.assert_close(many[right], z[right])
 
 
-def test_first_projected_step_is_a_k_sparse_encoder_and_more_of_them_come_nearer() -> None:
+def test_the_first_support_is_that_of_a_k_sparse_encoder() -> None:
     generator = torch.Generator().manual_seed(2)
     atoms = torch.randn(30, 20, generator=generator, dtype=torch.float64) / 12
     x = torch.randn(50, 20, generator=generator, dtype=torch.float64)
-    first = iterative_thresholding(x, atoms, 4, invert=False)
-    z = x @ atoms.T
-    assert torch.equal(first, z * supp_k(z, 4))
-    errors = [
-        (x - iterative_thresholding(x, atoms, 4, steps, invert=False) @ atoms).square().sum() for steps in (1, 5, 50)
-    ]
-    assert errors == sorted(errors, reverse=True)
+    assert torch.equal(iterative_thresholding(x, atoms, 4) != 0, supp_k(x @ atoms.T, 4))
 
 
 def test_first_step_by_hand() -> None:

@@ -185,10 +185,13 @@ def test_a_killed_run_resumes_to_the_same_end(tmp_path: Path) -> None:
         import sys, time
         from pathlib import Path
         import numpy as np
+        import torch
         from ksae_lib import TrainConfig, train
         from ksae_lib import loop
         from ksae_lib.engines.reference import ReferenceEngine
 
+        # The reference engine rounds as the number of threads has it.
+        torch.set_num_threads(int(sys.argv[3]))
         original = ReferenceEngine.run_epoch
         def slow(*arguments):
             time.sleep(0.3)
@@ -200,7 +203,7 @@ def test_a_killed_run_resumes_to_the_same_end(tmp_path: Path) -> None:
         train(np.load(folder / "x.npy"), settings, engine="reference", checkpoint=folder / "run.ckpt")
     """)
     settings = config(epochs=20)
-    kill_at_first_checkpoint(script, checkpoint, str(tmp_path), repr(vars(settings)))
+    kill_at_first_checkpoint(script, checkpoint, str(tmp_path), repr(vars(settings)), str(torch.get_num_threads()))
     assert 0 < epochs_saved(checkpoint) < 20
     resumed = train(pattern(), settings, engine="reference", checkpoint=checkpoint)
     assert_same_run(resumed, train(pattern(), settings, engine="reference"))
@@ -388,12 +391,6 @@ def test_a_full_disk_leaves_the_old_checkpoint(
     assert_same_run(train(pattern(), settings, checkpoint=checkpoint), whole)
 
 
-def test_a_checkpoint_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="file"):
-        train(pattern(), config(), checkpoint=tmp_path / "file" / "run.ckpt")
-
-
 def diverging(runs: int, bad: int, at: int) -> Any:
     """An epoch of runs of which one diverges."""
 
@@ -433,11 +430,6 @@ def test_batch_topk_trains_on_the_reference_engine(activation: str) -> None:
     assert kept[:64].float().mean() > kept[64:].float().mean() + 1, "examples with more in them keep more"
     by_row, _ = run(x, config(activation=activation, epochs=40, k_start=None))
     assert not torch.equal(model.weight, by_row.weight)
-
-
-def test_fast_engines_refuse_a_rule_they_do_not_know() -> None:
-    with pytest.raises(ValueError, match=r"The cpu engine does not know selection = 'batch_topk': choose reference\."):
-        train(pattern(), config(selection="batch_topk"), engine="cpu")
 
 
 @pytest.mark.parametrize("engine", ENGINES)

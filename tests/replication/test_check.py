@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from replication.data.base import DataConfig
 from replication.execute import carry_out
 from replication.judge.readout import ReadoutConfig
 from replication.methods.k_sparse import KSparse
-from replication.report.check import CheckError, check_row, check_run
+from replication.report.check import check_row, check_run
 from replication.report.fresh import stale
 from replication.report.verdicts import twice
 from replication.report.write import write_report
@@ -46,6 +47,24 @@ def carried_out(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return study
 
 
+def test_what_a_gpu_trains_at_once_is_stored_and_leaves_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study("quick", results=tmp_path, evidence=tmp_path)
+    runs = [replace(ENCODER, method=replace(ENCODER.method, seed=seed)) for seed in (0, 1)]
+
+    def fit_many(methods: list[Any], xs: list[Any], checkpoints: list[Path], **_: Any) -> list[Any]:
+        (shared,) = set(checkpoints)
+        shared.parent.mkdir(parents=True)
+        shared.touch()
+        return [method.fit(x, "cpu", None) for method, x in zip(methods, xs, strict=True)]
+
+    monkeypatch.setattr(KSparse, "used_engine", lambda self, device: "cpu" if device == "cpu" else "gpu")
+    monkeypatch.setattr(KSparse, "fit_many", staticmethod(fit_many))
+    assert [one.metrics["engine"] for one in carry_out(runs, study)] == ["gpu", "gpu"]
+    assert len(study.store.names()) == 2 and not list((study.store.root / ".checkpoints").iterdir())
+
+
 def change(study: Study, run: Any, file: str, old: str, new: str) -> None:
     path = study.store.folder(run) / file
     text = path.read_text(encoding="utf-8")
@@ -63,11 +82,11 @@ def test_the_first_epochs_are_trained_again_as_they_were_stored(carried_out: Stu
     try:
         for name, change_by in (("loss", 1.01), ("k", 1.2), ("live_units", 0.8), ("learning_rate", 1.001)):
             table.assign(**{name: table[name] * change_by}).to_csv(path, index=False)
-            with pytest.raises(CheckError, match=rf"{name.replace('_', ' ')} of epoch 0 is .*committed is \d[\d.]*\.$"):
+            with pytest.raises(KsaeError, match=rf"{name.replace('_', ' ')} of epoch 0 is .*committed is \d[\d.]*\.$"):
                 list(check_run(carried_out, ENCODER.run_id, 1))
         table.assign(loss=table["loss"] * 1.01).to_csv(path, index=False)
         change(carried_out, ENCODER, "metrics.json", code, "of old")
-        with pytest.raises(CheckError, match="loss of epoch 0 is .* by other code than what is here: commit"):
+        with pytest.raises(KsaeError, match="loss of epoch 0 is .* by other code than what is here: commit"):
             list(check_run(carried_out, ENCODER.run_id, 1))
         change(carried_out, ENCODER, "metrics.json", "of old", code)
         for cut, said in ((table.head(1), "row 2"), (table.drop(columns=["k", "loss"]), "k, loss")):
@@ -97,7 +116,7 @@ def test_a_readout_is_counted_and_fitted_again(carried_out: Study) -> None:
         (trials, "validation_error", "error", "history.csv of readout-.* lacks validation_error"),
     ):
         change(carried_out, READOUT, file, old, new)
-        with pytest.raises((CheckError, StoreError), match=said):
+        with pytest.raises((KsaeError, StoreError), match=said):
             list(check_run(carried_out, READOUT.run_id, 2))
         change(carried_out, READOUT, file, new, old)
 
@@ -135,11 +154,11 @@ def test_a_row_is_computed_again_from_mistakes_and_names_its_files(study: Study)
     for old, new in ((",1.51,", ",1.53,"), ("unresolved: length", "reproduced")):
         kept = path.read_text(encoding="utf-8")
         path.write_text(kept.replace(old, new), encoding="utf-8")
-        with pytest.raises(CheckError, match="committed is"):
+        with pytest.raises(KsaeError, match="committed is"):
             list(check_row(study, 1, "k25"))
         path.write_text(kept, encoding="utf-8")
     path.write_text(kept.replace("k25", "gone"), encoding="utf-8")
-    with pytest.raises(CheckError, match="error_mean is 1.51, committed is nan"):
+    with pytest.raises(KsaeError, match="error_mean is 1.51, committed is nan"):
         list(check_row(study, 1, "k25"))
 
 
@@ -151,7 +170,7 @@ def test_what_a_verdict_rests_on_is_counted_and_named_as_well(study: Study) -> N
         study.store.save(run, mine.metrics | {"run_id": run.run_id}, TRIALS)
         assert sum(f"{run.run_id}/" in line for line in check_row(study, 1, "k25")) == files
         change(study, run, "metrics.json", '"test_error": 1.5', '"test_error": 1.6')
-        with pytest.raises(CheckError, match=f"test error of {run.run_id} is 1.5, committed is 1.6"):
+        with pytest.raises(KsaeError, match=f"test error of {run.run_id} is 1.5, committed is 1.6"):
             list(check_row(study, 1, "k25"))
         change(study, run, "metrics.json", '"test_error": 1.6', '"test_error": 1.5')
 

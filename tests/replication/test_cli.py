@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from ksae_lib.cli import main
@@ -140,6 +141,18 @@ def test_impossible_numbers_of_jobs_are_wrong_usage(jobs: str, capsys: pytest.Ca
         main(["reproduce", "--profile", "smoke", "--jobs", jobs])
     assert stopped.value.code == 2
     assert "--jobs" in capsys.readouterr().err
+
+
+def test_reproduce_shows_the_tables_of_the_data_that_was_asked_for(
+    study: Study, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = next(row for row in study.experiment("table2").rows if row.key == "pixels").at(0)
+    metrics = {"test_error": 20.0, "validation_error": 20.0, "test_images": 10, "test_mistakes": [0, 1], "selected": {}}
+    study.store.save(pixels, metrics, pd.DataFrame({"test_error": [20.0]}))
+    monkeypatch.setattr("replication.workflow.run_workflow", lambda *_, **__: None)
+    for name, said in (("table2", "Table 2, NORB,"), ("toy_norb_table2", "Table 2, toy NORB (stand-in),")):
+        assert main(["reproduce", "--profile", "smoke", "--only", name]) == 0
+        assert said in capsys.readouterr().out
 
 
 def test_a_full_disk_ends_in_one_sentence(

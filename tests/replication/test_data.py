@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ksae_lib.io import KsaeError
 from replication.data import DATASETS, data_root, load_data
-from replication.data.base import DataConfig, DataError, Dataset, Source
+from replication.data.base import DataConfig, Dataset, Source
 
 
 def test_a_data_set_that_is_registered_is_loaded_and_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -64,10 +63,6 @@ def test_impossible_data_are_refused(wrong: dict[str, Any], message: str) -> Non
 def test_tables_learn_title_and_completeness(config: DataConfig, title: str, is_whole: bool) -> None:
     assert (config.title, config.is_whole) == (title, is_whole)
     assert config.is_stand_in == (config.name == "toy_norb")
-
-
-def test_a_data_error_is_one_that_the_command_line_expects() -> None:
-    assert issubclass(DataError, KsaeError)
 
 
 def test_a_relative_folder_is_that_of_the_caller_even_for_programs_started_elsewhere(tmp_path: Path) -> None:

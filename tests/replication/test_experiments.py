@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from ksae_lib.io import KsaeError
 from replication.experiments import experiments
-from replication.experiments.base import PlanError, Row
+from replication.experiments.base import Row
 from replication.experiments.gap import BASE
 from replication.experiments.profiles import PROFILES, settings
 from replication.methods.k_sparse import KSparse
@@ -66,6 +67,12 @@ def test_seeds_multiply_the_rows_with_a_random_encoder_only() -> None:
         assert row.runs[0] == rows("quick")[row.table, row.data.name, key].runs[0]
 
 
+def test_a_number_of_seeds_that_is_asked_for_is_that_of_every_row() -> None:
+    own = {key: row.seeds for (_, _, key), row in rows("paper").items()}
+    assert (own["k25"], own["k40"], own["relu"], own["k_sparse, 200 epochs"], own["pixels"]) == (20, 10, 5, 3, 1)
+    assert {row.seeds for (_, _, key), row in rows("paper", 2).items() if key not in ("pixels", "pca")} == {2}
+
+
 def test_every_row_of_tables_1_and_3_that_learns_is_searched_for() -> None:
     searched = {one.name: one for e in experiments("search") for one in e.searches}
     learnt = {"rbm", "dropout", "denoising", "both", "relu", "kl_sparse", "dbn", "k25"}
@@ -79,9 +86,10 @@ def test_every_row_of_tables_1_and_3_that_learns_is_searched_for() -> None:
 
 
 def test_the_rows_have_the_settings_that_the_search_found_best() -> None:
-    study, quick = Study("search"), rows("quick")
+    study, quick, compared = Study("search"), rows("quick"), set()
     for search, stored in study.searches():
         if all(stored) and stored:
+            compared.add(search.name)
             best = min(
                 zip(search.trials, stored, strict=True),
                 key=lambda one: (-one[0][0]["epochs"], one[1].metrics["validation_error"]),  # type: ignore[union-attr]
@@ -95,6 +103,7 @@ def test_the_rows_have_the_settings_that_the_search_found_best() -> None:
                 config = run.encoder.method
             chosen = {name: settings[name] for name in search.space}
             assert {name: getattr(config, name) for name in chosen} == chosen, search.name
+    assert compared >= {f"table1 {key}" for key in ("rbm", "dropout", "denoising", "both")}
 
 
 def test_the_experiment_on_the_gap_has_the_values_of_its_plan_on_the_seeds_of_the_base() -> None:
@@ -178,7 +187,7 @@ def test_what_is_misspelt_or_impossible_is_refused_in_one_sentence() -> None:
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             call()
-    with pytest.raises(PlanError, match="choose one of smoke, quick, paper"):
+    with pytest.raises(KsaeError, match="choose one of smoke, quick, paper"):
         settings("tiny", "mnist")
-    with pytest.raises(PlanError, match="seeds = 0 is not possible"):
+    with pytest.raises(KsaeError, match="seeds = 0 is not possible"):
         experiments("quick", 0)

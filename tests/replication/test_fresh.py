@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from replication.report.blocks import Blocks, MarkerError, fill, outdated
+from ksae_lib.io import KsaeError
+from replication.report.blocks import Blocks, fill, outdated
 from replication.report.fresh import code_state, stale, stale_documents
 from replication.report.write import write_report
 from replication.runs import digest_of
@@ -37,6 +38,9 @@ def test_tables_are_stale_until_written_and_after_a_new_run(study: Study) -> Non
     files = write_report(study)
     assert {path.suffix for path in files} == {".csv", ".md", ".tex", ".json", ".sha256"}
     assert stale(study) == []
+    for path in study.tables.glob("*.tex"):
+        _, _, body = path.read_text(encoding="utf-8").partition("\n")
+        assert body.isascii(), "LaTeX knows it without a package"
     put(study, 1, "k10", 2.5)
     assert sum("table1" in line for line in stale(study)) == 3
     assert sum("runs.sha256" in line for line in stale(study)) == 3, "each file of the new run"
@@ -151,7 +155,7 @@ def test_blocks_and_numbers_are_replaced_between_their_markers_only(study: Study
     ],
 )
 def test_unknown_names_and_lost_markers_are_errors(study: Study, text: str, said: str) -> None:
-    with pytest.raises(MarkerError, match=said):
+    with pytest.raises(KsaeError, match=said):
         fill(text, "README.md", Blocks(study.folder.parents[1]))
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from replication.lock import BusyError, owner
+from ksae_lib.io import KsaeError
+from replication.lock import owner
 
 STEP = """
 import time
@@ -42,7 +43,7 @@ def test_steps_die_with_a_killed_workflow_and_the_next_one_starts_without_them(t
     assert process.stdout is not None
     said = {process.stdout.readline().strip(), process.stdout.readline().strip()}
     step = int((said - {"at work"}).pop())
-    with pytest.raises(BusyError, match="Another 'ksae reproduce' is at work"), owner(tmp_path):
+    with pytest.raises(KsaeError, match="Another 'ksae reproduce' is at work"), owner(tmp_path):
         pass
     process.send_signal(how)
     process.wait()

@@ -13,9 +13,10 @@ import pytest
 from click.testing import CliRunner
 from papermill.cli import papermill as papermill_command
 
+from ksae_lib.io import KsaeError
 from replication.experiments import experiments
 from replication.experiments.profiles import PROFILES
-from replication.notebook import NotebookError, check_parameters, execute_notebook
+from replication.notebook import check_parameters, execute_notebook
 from replication.study import project_root
 from tests.nbval_numbers import agree
 
@@ -135,14 +136,14 @@ def test_what_papermill_only_warns_of_is_an_error_and_keeps_the_earlier_notebook
     source = write(tmp_path / "a.ipynb", *cells, tagged=tagged)
     output = tmp_path / "out.ipynb"
     output.write_text("earlier")
-    with pytest.raises(NotebookError, match=message):
+    with pytest.raises(KsaeError, match=message):
         execute_notebook(source, output, parameters, {"KSAE_RESULTS": str(tmp_path / "results")})
     assert output.read_text() == "earlier"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ipynb", "out.ipynb"]
 
 
 def test_a_missing_notebook_is_named(tmp_path: Path) -> None:
-    with pytest.raises(NotebookError, match=r"nowhere\.ipynb is missing"):
+    with pytest.raises(KsaeError, match=r"nowhere\.ipynb is missing"):
         execute_notebook(tmp_path / "nowhere.ipynb", tmp_path / "out.ipynb", {})
 
 

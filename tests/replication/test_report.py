@@ -349,6 +349,14 @@ def test_sweep_table_pairs_every_value_with_the_base_over_the_seeds(tmp_path: Pa
     later = sweep_table(study)
     later = later[(later["factor"] == "biases") & (later["k"] == 25)]
     assert later["val_effect"].tolist() == [0.0, 1.5, 1.5] and later["n_seeds"].tolist() == [3, 2, 2]
+    # The measures of a net are those of the net whose error is shown.
+    mine = Study("paper", results=tmp_path / "mine", evidence=study.evidence_root)
+    encoder = dict(sweep.points)[BASE](0).encoder
+    assert encoder is not None
+    net = {"validation": {"fvu": 0.1}, "noise_tiles": 0, "effective_area_median": 0.03, "weight_skew": 0.4}
+    for one, live in ((study, 900), (mine, 100)):
+        one.store.save(encoder, net | {"live_units": live}, pd.DataFrame({"loss": [1.0]}))
+    assert set(sweep_table(mine)["live_units"].dropna()) == {900}
     for draw in (what_it_takes, error_against_k):
         plt.close(draw(study))
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 import replication.search
+from ksae_lib.io import KsaeError
 from ksae_lib.loop import DivergenceError
-from replication.experiments.base import PlanError
 from replication.runs import Run
 from replication.search import run_search
 from replication.study import Study
@@ -73,5 +73,5 @@ def test_the_same_errors_lead_to_the_same_trials(written: Path) -> None:
 
 
 def test_an_unknown_row_names_those_there_are(written: Path) -> None:
-    with pytest.raises(PlanError, match="'table1 pixels'.*table1 denoising"):
+    with pytest.raises(KsaeError, match="'table1 pixels'.*table1 denoising"):
         run_search(Fake(), "table1 pixels", 1)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from replication.experiments.base import PlanError
+from ksae_lib.io import KsaeError
 from replication.runs import EncoderRun, Run, RunStore, digest_of
 from replication.study import Study, project_root
 from replication.workflow import Step, selected, steps
@@ -44,9 +44,10 @@ def planned(study: Study, only: str = "figure1", **changes: bool) -> list[str]:
 def test_selected_takes_names_and_notebooks_and_leaves_norb_to_its_own_target() -> None:
     study = Study("paper")
     assert [one.name for one in selected(study, "gap,02_unsupervised_table")] == ["gap", "table1"]
+    assert [one.name for one in selected(study, "table1, 02_unsupervised_table,table1")] == ["table1"]
     assert selected(study, "") == study.experiments
     assert not [one.name for one in selected(Study("quick"), "") if "norb" in one.data]
-    with pytest.raises(PlanError, match="no experiment 'table2' in profile paper"):
+    with pytest.raises(KsaeError, match="no experiment 'table2' in profile paper"):
         selected(study, "table2")
 
 
@@ -89,6 +90,16 @@ def test_an_encoder_without_weights_is_trained_where_it_is_needed(study: Study) 
     assert encoder.run_id in planned(study, "table1")
 
 
+def test_a_committed_encoder_without_weights_stays(tmp_path: Path) -> None:
+    study = Study("quick", results=tmp_path, evidence=tmp_path)
+    run = next(row for row in study.experiment("table1").rows if row.key == "k25").at(0)
+    assert run.encoder is not None
+    store(study, run.encoder)
+    (study.store.folder(run.encoder) / "weights.safetensors").unlink()
+    made = planned(study, "table1")
+    assert run.run_id in made and run.encoder.run_id not in made
+
+
 def test_a_notebook_needs_its_source_and_the_runs_that_it_shows(study: Study) -> None:
     def needs(only: str) -> set[str]:
         (step,) = [step for step in all_steps(study, only) if step.name == "notebook_02_unsupervised_table"]
@@ -117,13 +128,14 @@ def test_rounded_weights_are_looked_at_and_never_carried_on_from(
     assert study.model(run).weight.dtype == torch.float32
     trained: list[Run] = []
 
-    def carry_out(runs: list[Run], study: Study) -> None:
+    def carry_out(runs: list[Run], study: Study, device: str) -> None:
+        assert device == "cpu"
         trained.extend(runs)
         store(study, *runs)
 
     monkeypatch.setattr("replication.study.carry_out", carry_out)
-    study.model(run, exact=True)
-    study.model(run, exact=True)
+    study.model(run, exact=True, device="cpu")
+    study.model(run, exact=True, device="cpu")
     assert trained == [run]
 
 
