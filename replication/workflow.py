@@ -107,7 +107,7 @@ def run_workflow(
         extra: further options of Snakemake, for example of an executor for a cluster.
 
     Raises:
-        KsaeError, KsaeError, KsaeError: an unknown name, another workflow on the folder, a failed step.
+        KsaeError: an unknown name, another workflow on the folder, a failed step.
     """
     from snakemake.cli import main
 
