@@ -280,16 +280,21 @@ def penalty_and_filters(rho: float, filters: dict[str, np.ndarray], shape: tuple
 def finetuning_curves(rows: list[tuple[str, list[StoredRun]]]) -> Figure:
     """Validation error against epochs of fine-tuning, the mean over the runs of each labelled row, by number of layers.
 
-    Bands are 95% binomial intervals: what the choice of the validation images does to an error.
+    Bands are 95% binomial intervals: what the choice of the validation images does to an error. Nets from one
+    encoder have one colour.
     """
     figure, axes = plt.subplots(1, 2, figsize=(10.5, 4.4), sharex=True, sharey=True)
+    colours: dict[str, str] = {}
     for label, stored in rows:
         run, history = stored[0].run, pd.concat([one.history for one in stored])
-        axis = axes[int(len(requires(run)) > 1 or history["fixed_layers"].max() > 1)]
+        encoders = requires(run)
+        axis = axes[int(len(encoders) > 1 or history["fixed_layers"].max() > 1)]
         error = history.groupby("epoch")["validation_error"].mean()
         half = 1.96 * np.sqrt(error * (100 - error) / run.data.sizes[1])
         name = fill(label.replace(" + F.T.", ""), 28, break_on_hyphens=False)
-        draw_line(axis, name, error.index + 1, error, error - half, error + half)
+        colour = colours.setdefault(encoders[0].run_id if encoders else "", f"C{len(colours)}")
+        style = "--" if colour in {line.get_color() for line in axis.lines} else "-"
+        draw_line(axis, name, error.index + 1, error, error - half, error + half, color=colour, linestyle=style)
     for axis, title in zip(axes, ("one hidden layer", "two hidden layers"), strict=True):
         axis.set(title=title, xlabel="epoch", yscale="log")
         axis.yaxis.set(major_locator=LogLocator(subs=(1, 1.5, 2, 3, 4, 6)), minor_locator=NullLocator())

@@ -292,6 +292,9 @@ def test_fine_tuning_has_the_binomial_band_and_names_that_do_not_overlap() -> No
     rows = [(row.label, stored) for row, stored, _ in Study("quick").rows(3) if stored]
     figure = finetuning_curves(rows)
     assert [len(axis.lines) for axis in figure.axes] == [5, 4]
+    shallow, deep = ({" ".join(str(x.get_label()).split()): x for x in axis.lines} for axis in figure.axes)
+    colours = [{x.get_color() for name, x in one.items() if "k-sparse" in name} for one in (shallow, deep)]
+    assert colours[0] == colours[1] and len({x.get_color() for x in shallow.values()}) == 5, "of the start"
     (line, *_), (band, *_) = figure.axes[0].lines, figure.axes[0].collections
     error, (vertices,) = float(np.asarray(line.get_ydata())[-1]), [path.vertices for path in band.get_paths()]
     at_end = np.asarray(vertices)[np.asarray(vertices)[:, 0] == line.get_xdata()[-1], 1]
