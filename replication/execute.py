@@ -74,7 +74,7 @@ def _nets(runs: Sequence[FinetuneRun], study: Home, device: Device, _: bool) -> 
     data = load_data(runs[0].data)
     nets = []
     for run in runs:
-        encoders = [(one.method, study.model(one, True, device)) for one in stack(run.encoder)]
+        encoders = [(one.method, study.model(one, exact=True, device=device)) for one in stack(run.encoder)]
         layers = [layer for method, model in encoders for layer in method.hidden_layers(model, run.finetune.alpha)]
         nets.append(tuning.new_net(layers, data.train_x.shape[1], data.classes, run.finetune))
     configs = [run.finetune for run in runs]
@@ -101,7 +101,7 @@ def _readouts(runs: Sequence[ReadoutRun], study: Home, device: Device, _: bool) 
     for run in runs:
         data, encoder = load_data(run.data), run.encoder
         method: Method = Pixels() if encoder is None else encoder.method
-        model = None if encoder is None else study.model(encoder, True, device)
+        model = None if encoder is None else study.model(encoder, exact=True, device=device)
         started = time.perf_counter()
         found = evaluate(data, method, model, run.readout, device)
         results = {
@@ -122,7 +122,7 @@ def _inputs(run: EncoderRun, study: Home, device: Device) -> tuple[np.ndarray, n
     if (below := run.below) is None:
         data = load_data(run.data)
         return data.train_x, data.validation_x
-    model, alpha = study.model(below, True, device), run.below_alpha or 1.0
+    model, alpha = study.model(below, exact=True, device=device), run.below_alpha or 1.0
     train_x, held_out = (_dense(below.method, model, x, alpha) for x in _inputs(below, study, device))
     return train_x, held_out
 

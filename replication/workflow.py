@@ -100,7 +100,7 @@ def run_workflow(
     """Bring a study's store and notebooks up to date with Snakemake, in this process.
 
     Args:
-        study, only: the profile; experiments or notebooks, separated by commas, empty for all but NORB's.
+        study, only: the profile, its ``environment`` set; names, separated by commas, empty for all but NORB's.
         jobs: steps at a time.
         force, stale: carry out every run again, or stored runs of other code.
         resume: go on from checkpoints.
