@@ -391,6 +391,12 @@ def test_a_full_disk_leaves_the_old_checkpoint(
     assert_same_run(train(pattern(), settings, checkpoint=checkpoint), whole)
 
 
+def test_a_checkpoint_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"):
+        train(pattern(), config(), checkpoint=tmp_path / "file" / "run.ckpt")
+
+
 def diverging(runs: int, bad: int, at: int) -> Any:
     """An epoch of runs of which one diverges."""
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from ksae_lib.model import CodeMode, KSparseAutoencoder
 from ksae_lib.training import train
 from replication.methods import METHODS, method_from_json
 from replication.methods.autoencoders import Autoencoder, KLSparse, kl_penalty
-from replication.methods.base import Method, torch_device
+from replication.methods.base import NOT_NEGATIVE, Method, setting, torch_device
 from replication.methods.k_sparse import KSparse, RandomK
 from replication.methods.layer import Layer, drop
 from replication.methods.plain import PCA, Pixels
 from replication.methods.rbm import DBN, RBM, GaussianRBM
+from replication.methods.sgd import SGDBaseline
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -233,6 +234,28 @@ def test_settings_that_say_nothing_are_refused(config: dict[str, Any], message: 
 def test_methods_are_fitted_together_that_differ_in_the_seed_alone() -> None:
     assert RBM(seed=3).batch_key() == RBM().batch_key() != RBM(cd_steps=2).batch_key()
     assert KSparse(k=10, k_start=None, seed=3).batch_key() == KSparse().batch_key() != KSparse(epochs=3).batch_key()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shrinking(SGDBaseline):
+    """A new baseline, as ``replication.methods`` says one is written."""
+
+    method: str = "shrinking"
+    pull: float = setting(0.1, NOT_NEGATIVE)
+
+    def loss(self, model: Any, x: Tensor, noise: torch.Generator) -> Tensor:
+        return ((x - model(x) @ model.weight - model.visible_bias) ** 2).sum(-1).mean() + self.pull * model(x).sum()
+
+
+def test_a_baseline_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "shrinking", Shrinking)
+    method = method_from_json({"baseline": {"method": "shrinking", "units": 8, "epochs": 5, "pull": 0.01}})
+    model, history = method.fit(bars(), device="cpu")
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+    assert method.label == "shrinking-e5" and codes_of(method, model, bars()).shape == (200, 8)
+    assert torch.equal(method.hidden_layers(model)[0](torch.from_numpy(bars())), model(torch.from_numpy(bars())))
+    with pytest.raises(ValueError, match="pull = -1 is not possible: it must not be negative"):
+        Shrinking(pull=-1)
 
 
 # What later tasks use
