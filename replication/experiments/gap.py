@@ -32,6 +32,7 @@ FACTORS: tuple[tuple[str, tuple[int, ...], dict[str, dict[str, Any]]], ...] = (
     ("loss", (10, 25, 40), {"no ½": {"learning_rate": 0.01}}),
     ("loss", (25,), {"no ½, zero biases": {"learning_rate": 0.01, "bias_init": "zeros"}}),
     ("epochs", (10, 25, 40), {str(n): {"epochs": n} for n in (30, 120, 240)}),
+    ("epochs", (25,), {"5000": {"epochs": 5000}}),
     (
         "batch, with its rate", (25,),
         {
