@@ -197,7 +197,7 @@ def what_it_takes(study: Study) -> Figure:
         axis.axvline(0, color="C0", zorder=0)
         axis.axvline(paper - bases[k], color="C3", linestyle=":", zorder=0)
         axis.errorbar(part["test_effect"], places, xerr=part["test_ci_half"], fmt="o", color="0.25", capsize=2)
-        axis.set_title(f"k = {k}: {bases[k]:.2f}%, the paper {paper:.2f}%", fontsize=10)
+        axis.set_title(f"k = {k}\nbase (line) {bases[k]:.2f}%\npaper (dots) {paper:.2f}%", fontsize=10)
         axis.set(xlabel="change of the test error (points)", ylim=(len(names) - 0.5, -0.5))
         axis.set_yticks(range(len(names)), labels=[f"{factor}: {value}" for factor, value in names])
         axis.grid(axis="y", color="0.92")
