@@ -25,5 +25,4 @@ def longer_nets(s: Settings) -> Experiment:
 
 def _changed(s: Settings, key: str, name: str) -> Row:
     row = net_row(s, key, **_CHANGES[name])
-    variant = f"{row.variant}, {name}" if row.variant else name
-    return replace(row, key=f"{key}, {name}", variant=variant)
+    return replace(row, key=f"{key}, {name}", variant=f"{row.variant}, {name}")
