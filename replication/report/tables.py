@@ -199,7 +199,7 @@ def sweep_table(study: Study) -> pd.DataFrame:
                 errors = [run.metrics[name] for run in stored]
                 changes = [own[name] - other[name] for own, other in pairs]
                 means = {"error_mean": np.mean(errors), "error_half": half_width(errors)}
-                means |= {"effect": np.mean(changes), "ci_half": half_width(changes)}
+                means |= {"effect": round(np.mean(changes), 3) + 0.0, "ci_half": half_width(changes)}
                 shown = unseen or short == "test"
                 record |= {f"{short}_{what}": round(float(v), 3) if shown else math.nan for what, v in means.items()}
             record["p"] = float(f"{t_test(changes):.2g}")
@@ -208,7 +208,7 @@ def sweep_table(study: Study) -> pd.DataFrame:
             for name, of in _MEASURES.items():
                 shown = bool(nets) and (unseen or name != "fvu")
                 record[name] = round(float(np.mean([of(net) for net in nets])), 4) if shown else math.nan
-            oracle = min(run.history["test_error"].min() for run in stored)
+            oracle = min(min(run.metrics["test_error"], run.history["test_error"].min()) for run in stored)
             records.append({**record, "n_seeds": len(stored), "oracle": oracle, **_chosen_by(stored)})
     return pd.DataFrame(records)
 

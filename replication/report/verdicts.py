@@ -15,15 +15,15 @@ MARGINS = {1: 0.25, 2: 0.5, 3: 0.15, 4: 0.5}
 _GAIN = 0.1
 INTERVAL_NOTE = (
     "Errors are in percent on the test set. The 95% interval adds in quadrature the spread over seeds (Student t) and "
-    "the binomial sampling error of the test set. The paper's error is from one run. "
-    f"*Unresolved: seeds*: fewer than {FEWEST_SEEDS} seeds. *Unresolved: length*: nothing excludes that twice the "
-    f"epochs, with the same seeds, lower the mean of validation and test error by {_GAIN} points (90% interval). "
-    "*Not reproduced*: the paper's error lies outside the 95% prediction interval for one further run, "
-    "mean ± t s √(1 + 1/n). *Reproduced*: it lies inside, and the interval reaches no further from the mean than the "
-    f"margin: {MARGINS[1]} points in Table 1, {MARGINS[3]} in Table 3, {MARGINS[2]} on NORB. *Unresolved: spread*: it "
-    "lies inside, but the interval reaches further. s is the standard deviation over seeds. It is pooled over the rows "
-    "that have an error in the paper and whose own s is within the margin; any other row uses its own. A row that does "
-    "not depend on a seed, such as raw pixels, is judged by the margin alone. *Not tested*: no runs, no error in the "
+    "the binomial sampling error of the test set. The paper's error is from one run. *Unresolved: seeds*: fewer than "
+    f"{FEWEST_SEEDS} seeds. *Unresolved: length*: twice the epochs, with the same seeds, may lower the mean of "
+    f"validation and test error by {_GAIN} points or more (90% interval), or fewer than {FEWEST_SEEDS} seeds have such "
+    "runs. *Not reproduced*: the paper's error lies outside the 95% prediction interval for one further run, mean ± t "
+    "s √(1 + 1/n). *Reproduced*: it lies inside, and the interval reaches no further from the mean than the margin: "
+    f"{MARGINS[1]} points in Table 1, {MARGINS[3]} in Table 3, {MARGINS[2]} on NORB. *Unresolved: spread*: it lies "
+    "inside, but the interval reaches further. s is the standard deviation over seeds. It is pooled over the rows that "
+    "have an error in the paper and whose own s is within the margin; any other row uses its own. A row that does not "
+    "depend on a seed, such as raw pixels, is judged by the margin alone. *Not tested*: no runs, no error in the "
     "paper, or only a part of the data."
 )
 

@@ -125,7 +125,11 @@ def test_the_experiment_on_the_gap_has_the_values_of_its_plan_on_the_seeds_of_th
 
     base = net("k", 25, BASE)
     assert net("loss", 25, "no ½") == replace(base, learning_rate=0.01)
-    assert net("epochs", 25, "120") == replace(base, epochs=120)
+    for epochs in (30, 120, 240, 5000):
+        assert net("epochs", 25, str(epochs)) == replace(base, epochs=epochs)
+    both = sweeps["60,000 images", 25]["readout, zero biases"](0)
+    assert isinstance(both, ReadoutRun) and both.readout.refit
+    assert net("60,000 images", 25, "readout, zero biases") == replace(base, bias_init="zeros")
     authors = net("preset", 25, "authors' code")
     printed = rows("quick")[1, "mnist", "k25_printed"].at(0).encoder
     assert printed is not None and net("preset", 25, "as printed") == replace(printed.method, epochs=150)  # type: ignore[type-var]
@@ -141,6 +145,11 @@ def test_the_experiment_on_the_gap_has_the_values_of_its_plan_on_the_seeds_of_th
     assert split.encoder is not None and split.data == split.encoder.data and split.data.split_seed == 2
     sgd = sweeps["readout", 25]["SGD, α = 2"](0)
     assert isinstance(sgd, FinetuneRun) and sgd.finetune.frozen and sgd.finetune.epochs == 200
+
+
+def test_deep_nets_are_also_planned_with_the_alpha_of_section_4_6() -> None:
+    run = rows("paper")[3, "mnist", "deep_k_sparse, α = 3"].at(0)
+    assert isinstance(run, FinetuneRun) and (run.finetune.alpha, requires(run)[1].below_alpha) == (3, 3)
 
 
 def test_a_second_layer_is_trained_on_codes_of_the_first() -> None:
