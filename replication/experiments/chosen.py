@@ -56,7 +56,7 @@ _NORB = {
     **{f"k{k}": Chosen(_NAME, f"k={k}", "k_sparse", {"k": k}) for k in (200, 150, 75)},
 }
 # Profile paper: rows with more seeds than the other rows have, and the row that learns on for longer.
-_SEEDS = {"k40": 10, "k25": 20, "k10": 10, "both": 10}
+_SEEDS = {"k40": 10, "k25": 20, "k10": 10, "both": 10, "rbm": 10}
 _EPOCHS = {"rbm": {"epochs": 54}}
 # Stage by stage, the printed rate of 1 diverges in deep nets.
 _MNIST_NETS = {
