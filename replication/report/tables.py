@@ -227,13 +227,9 @@ def readable_sweeps(table: pd.DataFrame) -> pd.DataFrame:
         errors[f"{name}: effect"] = effect.str.replace(" ± nan", "").where(shown["factor"] != "base", "–")
     said = {"Live units": "live_units", "Noise of 120": "noise_tiles"}
     measures = {title: shown[name].map("{:.0f}".format) for title, name in said.items()}
+    measures["Skew"] = shown["skew"].map("{:+.1f}".format)
     columns = {"k": shown["k"], "Factor": shown["factor"], "Value": shown["value"], **errors, **measures}
-    columns |= {
-        "Skew": shown["skew"].map("{:+.1f}".format),
-        "Paper's error": shown["figure"],
-        "Seeds": shown["n_seeds"],
-    }
-    return pd.DataFrame(columns)
+    return pd.DataFrame({**columns, "Paper's error": shown["figure"], "Seeds": shown["n_seeds"]})
 
 
 def mean_and_half(values: Any, digits: int = 1, sign: str = "") -> str:

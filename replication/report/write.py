@@ -16,10 +16,8 @@ _LATEX = str.maketrans({"α": r"$\alpha$", "ρ": r"$\rho$", "–": "--"})
 
 def report_texts(study: Study) -> dict[Path, str]:
     """Every file of text of the profile and its content, from the stored runs."""
-    written = [
-        ("what_it_takes", tables.sweep_table(study), "run_ids", ""),
-        ("search", tables.search_table(study), "run_id", ""),
-    ]
+    sweeps, searches = tables.sweep_table(study), tables.search_table(study)
+    written = [("what_it_takes", sweeps, "run_ids", ""), ("search", searches, "run_id", "")]
     texts: dict[Path, str] = {}
     for number in study.table_numbers:
         table, base = tables.error_table(study, number), study.tables / f"table{number}"
