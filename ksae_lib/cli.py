@@ -38,15 +38,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             reconfigure(errors="replace")
     options = _parser().parse_args(arguments)
     try:
+        if "out" in options:
+            _check_output(options.out, options.x)
         options.command(options)
         sys.stdout.flush()
     except KsaeError as error:
         return _failed(str(error))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, MemoryError, RuntimeError) as error:
         # What the library refuses is the user's to mend; from another package's verb it is a defect.
         if options.command not in (_fit, _transform, _xray, _info):
             raise
-        return _failed(" ".join(str(error).split()))
+        return _failed(str(error).strip().split("\n")[0])
     except KeyboardInterrupt:
         _failed("interrupted. What is finished is kept.")
         return 130
@@ -60,6 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _check_output(out: Path, x: Path) -> None:
+    if out.exists() and (not out.is_file() or out.samefile(x)):
+        what = "the input" if out.is_file() else "a folder" if out.is_dir() else "no file"
+        raise KsaeError(f"{out} is {what}: name another file.")
+
+
 def _failed(sentence: str) -> int:
     print(f"ksae: {sentence}", file=sys.stderr)
     return 1
@@ -69,8 +77,6 @@ def _fit(options: argparse.Namespace) -> None:
     from ksae_lib.estimator import KSparseCoder
 
     coder = KSparseCoder(**_chosen(options), random_state=options.seed, verbose=sys.stderr.isatty())
-    if options.out.is_dir():
-        raise KsaeError(f"{options.out} is a folder: name a file.")
     x = _array(options.x)
     # Opened before, so that a place that cannot be written to costs no training.
     with atomic_path(options.out) as temporary:
@@ -143,9 +149,10 @@ def _parser() -> argparse.ArgumentParser:
     transform.add_argument("model", type=Path, metavar="MODEL", help="as 'ksae fit' wrote it")
     transform.add_argument("x", type=Path, metavar="X.npy", help="examples, one a row")
     transform.add_argument("--out", type=Path, required=True, help="codes.npz (sparse) or codes.npy (array)")
-    for made, names in ((fit, _SETTINGS), (transform, ("alpha", "code_mode"))):
-        for name in names:
-            made.add_argument("--" + name.replace("_", "-"), **_SETTINGS[name])
+    of_codes = {name: {**_SETTINGS[name], "help": "default: as in 'ksae fit'"} for name in ("alpha", "code_mode")}
+    for made, settings in ((fit, _SETTINGS), (transform, of_codes)):
+        for name, setting in settings.items():
+            made.add_argument("--" + name.replace("_", "-"), **setting)
 
     xray = verb("xray", _xray, "Write a page that shows what each unit does for the rows of an array.")
     xray.add_argument("model", type=Path, metavar="MODEL", help="as 'ksae fit' wrote it")

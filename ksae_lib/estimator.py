@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from numbers import Integral, Real
@@ -30,8 +31,9 @@ _SAMPLE, _POWER_STEPS, _ENOUGH = 2_000, 30, 20
 # Where the paper's learning rate and momentum are stable. The largest second moment in any direction is half of what
 # descent along it bears, 8 · moment · rate ≤ 2 (1 + momentum). The other bounds Σ‖x‖⁴ / Σ‖x‖², a mean of ‖x‖² in which
 # outliers count for more: of centred MNIST, digits, photographs, toys and known dictionaries none diverged below 120.
+# It falls in proportion in batches below 40: of seven small sets none then diverged in batches of 1 to 20.
 _LARGEST_MOMENT = 24.0
-_SQUARED_NORM = 80.0
+_SQUARED_NORM, _FULL_BATCH = 80.0, 40
 
 
 class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -44,13 +46,13 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     Args:
         units: hidden units.
         k: units kept in training, at most ``units``.
-        alpha: the paper's α ≥ 1: ``transform`` keeps αk units. May be changed after ``fit``.
+        alpha: the paper's α ≥ 1: ``transform`` keeps αk units. May be changed after ``fit``, but for ``threshold``.
         code_mode: what ``transform`` keeps, see ``CodeMode``; the threshold of ``threshold`` is set on the examples of
             ``fit``, or of the latest ``partial_fit``. The others may be changed after ``fit``.
         k_start: units kept in the first epoch, falling to k over the first half (section 4.2.1); ``auto``: a third of
-            the units. None: constant k.
+            the units, k where there is one epoch. None: constant k.
         epochs: passes over the examples in ``fit``.
-        batch_size: examples per update.
+        batch_size: examples per update; as many more as it takes to leave the last batch no less than half full.
         learning_rate, momentum: the paper's for MNIST (section 4.2.2).
         weight_std: the paper's σ.
         bias_init: ``centered`` takes the mean off. ``zeros`` leaves it to be learned. The longer it is beside the
@@ -58,8 +60,8 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             longer. The paper does not say how biases start.
         activation: ``linear`` as in the paper, or ``relu``.
         scale: number every example is multiplied with before training and coding, undone by ``inverse_transform``. The
-            paper's learning rate is made for MNIST; ``auto`` brings other data to where it is stable. 1.0 takes them as
-            they are.
+            paper's learning rate is made for MNIST; ``auto`` brings other data, and smaller batches, to where it is
+            stable. 1.0 takes them as they are.
         engine: ``auto``: a GPU where there is one, else the processor; see ``training.choose_engine``.
         sparse_output: ``transform`` returns CSR instead of a dense array.
         verbose: show a progress bar in ``fit``.
@@ -128,45 +130,50 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
         Args:
             X: examples (shape: [examples, features]): NumPy, memory-mapped (in blocks where they are more than one),
-                torch or CSR; or batches of them: an object that can be iterated over anew, or a function that returns
-                one. Arrays and CSR are held as dense float32.
+                torch or CSR; or batches of them, of one type: an object that can be iterated over anew, or a function
+                that returns one. Arrays and CSR are held as dense float32.
             y: not used.
 
         Raises:
             ValueError: an impossible parameter, k or αk above ``units``, NaN, a wrong shape, an iterator, which gives
                 its batches only once, or a checkpoint of another fit.
-            DivergenceError: the loss stopped being finite; an earlier fit, if any, is kept.
+            DivergenceError: the loss stopped being finite. After any error an earlier fit, if any, is as it was.
         """
-        x, mean, scale, config, model = self._start(X)
-        checkpoint = None if self.checkpoint is None else Path(self.checkpoint)
-        model, history = train(x, config, engine=self.engine, checkpoint=checkpoint, progress=self.verbose, model=model)
-        self._finish(x, model, columns(history), mean, scale, config.seed, {})
+        with _all_or_nothing(self):
+            x, mean, scale, config, model = self._start(X)
+            how: Any = {"engine": self.engine, "progress": self.verbose, "model": model}
+            checkpoint = None if self.checkpoint is None else Path(self.checkpoint)
+            model, history = train(x, config, checkpoint=checkpoint, **how)
+            self._finish(x, model, columns(history), mean, scale, config.seed, {})
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:  # noqa: N803
         """Train one epoch on these examples, keeping the target k.
 
-        The first call fixes mean, scale, size and k, by its examples. The velocity is kept from call to call, so that
-        calls with the same examples are the epochs of ``fit`` with ``k_start=None``; after ``fit`` it starts from zero.
-        Learning rate, momentum and batch size may change between calls.
+        The first call fixes mean, scale, size and k, by its examples: give it some hundred. The velocity is kept from
+        call to call, so that calls with the same examples are the epochs of ``fit`` with ``k_start=None``; after
+        ``fit`` it starts from zero. A call with fewer examples than ``batch_size`` has a learning rate that is smaller
+        in proportion. Learning rate, momentum and batch size may change between calls.
 
         Raises:
             ValueError: as ``fit``, or another number of features than before.
-            DivergenceError: the loss stopped being finite; the state before the call is kept.
+            DivergenceError: the loss stopped being finite. After any error the state before the call is kept.
         """
-        if not hasattr(self, "model_"):
-            x, mean, scale, config, model = self._start(X)
-            epoch, velocity, before = 0, {}, {}
-        else:
-            config, mean, scale = self._config(self._seed), self.mean_, self.scale_
-            x, model = _seen(self._read(X, config, reset=False), mean, scale), deepcopy(self.model_)
-            epoch, velocity, before = self.n_iter_, dict(self._velocity), self.history_
-        config = replace(config, k_start=None, epochs=epoch + 1)
-        _, rows = train(x, config, engine=self.engine, progress=False, model=model, first=epoch, velocity=velocity)
-        history = columns(rows)
-        if before:
-            history = {name: np.concatenate([before[name], value]) for name, value in history.items()}
-        self._finish(x, model, history, mean, scale, config.seed, velocity)
+        with _all_or_nothing(self):
+            if not hasattr(self, "model_"):
+                x, mean, scale, config, model = self._start(X)
+                epoch, velocity, before = 0, {}, {}
+            else:
+                x, config = self._read(X, self._config(self._seed), reset=False)
+                mean, scale, model = self.mean_, self.scale_, deepcopy(self.model_)
+                x, epoch, velocity, before = _seen(x, mean, scale), self.n_iter_, dict(self._velocity), self.history_
+            rate = config.learning_rate * min(1, x.shape[0] / config.batch_size)
+            config = replace(config, k_start=None, epochs=epoch + 1, learning_rate=rate)
+            _, rows = train(x, config, engine=self.engine, progress=False, model=model, first=epoch, velocity=velocity)
+            history = columns(rows)
+            if before:
+                history = {name: np.concatenate([before[name], value]) for name, value in history.items()}
+            self._finish(x, model, history, mean, scale, config.seed, velocity)
         return self
 
     def transform(self, X: Any) -> np.ndarray | sparse.csr_array:  # noqa: N803
@@ -196,6 +203,8 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     def inverse_transform(self, X: Any) -> np.ndarray:  # noqa: N803
         """Reconstructions x̂ of codes, dense or CSR, in the units of the examples (shape: [examples, features]).
+
+        They are float32, which rounds what varies away where ``mean_`` is some million times as long.
 
         Raises:
             ValueError: the codes have not one column a unit, or hold NaN.
@@ -313,13 +322,13 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     def _start(self, X: Any) -> tuple[Any, np.ndarray, float, TrainConfig, KSparseAutoencoder]:  # noqa: N803
         config = self._config(int(check_random_state(self.random_state).randint(2**31)))
-        x = self._read(X, config, reset=True)
+        x, config = self._read(X, config, reset=True)
         mean, sample = (x.mean, x.sample) if isinstance(x, Blocks) else (x.mean(axis=0, dtype=np.float64), x)
         sample = sample[:: -(-len(sample) // _SAMPLE)]
         if self.bias_init != "centered":
             _warn_of_offset(mean, sample)
             mean = np.zeros(len(mean))
-        scale = _stable_scale(sample, mean) if isinstance(self.scale, str) else float(self.scale)
+        scale = _stable_scale(sample, mean, config.batch_size) if isinstance(self.scale, str) else float(self.scale)
         x = _seen(x, mean, scale)
         model = new_model(config, x)
         if self.code_mode in (CodeMode.ALPHA_K, CodeMode.THRESHOLD):
@@ -334,12 +343,13 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             raise ValueError(f"scale = {self.scale!r} is not possible: choose 'auto' or a positive number.")
         k_start: Any = self.k_start
         if k_start == "auto" and isinstance(self.units, Integral):
-            k_start = max(1, self.units // 3)
-        return TrainConfig(
+            k_start = max(1, self.units // 3) if self.epochs != 1 else None
+        made = TrainConfig(
             units=self.units, k=self.k, k_start=k_start, epochs=self.epochs, batch_size=self.batch_size,
             learning_rate=self.learning_rate, momentum=self.momentum, weight_std=self.weight_std,
             bias_init=self.bias_init, activation=self.activation, seed=seed,
         )  # fmt: skip
+        return replace(made, k=int(made.k), k_start=made.k_start and int(made.k_start))
 
     def _finish(
         self,
@@ -356,16 +366,25 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             blocks = (torch.tensor(one[i : i + _CHUNK]) for one in wholes for i in range(0, len(one), _CHUNK))
             total = sum(len(block) * model.calibrate_threshold(block, self.alpha) for block in blocks)
             model.threshold.fill_(total / x.shape[0])
+        _warn_of_divergence(x.prepare(x.sample.copy()) if isinstance(x, Blocks) else x, history["loss"][-1])
         self.model_, self.history_, self.n_iter_ = model, history, len(history["epoch"])
         self.mean_, self.scale_, self._seed, self._velocity = mean, scale, seed, velocity
 
-    def _read(self, X: Any, config: TrainConfig, reset: bool) -> np.ndarray | Blocks:  # noqa: N803
-        if _in_blocks(X):
-            blocks = Blocks(X, config.batch_size)
-            self._validated(blocks.sample, reset)
-            return blocks
-        x = self._validated(X, reset)
-        return x.toarray() if sparse.issparse(x) else x
+    def _read(self, X: Any, config: TrainConfig, reset: bool) -> tuple[Any, TrainConfig]:  # noqa: N803
+        """The examples, an array or blocks, and the parameters with batches of which none is short.
+
+        A step on a few examples has the full rate: it can undo an epoch, or make the loss diverge.
+        """
+        if not _in_blocks(X):
+            x = self._validated(X, reset)
+            x = x.toarray() if sparse.issparse(x) else x
+            return x, replace(config, batch_size=_even(len(x), config.batch_size))
+        source = X if is_mapped(X) or isinstance(X, Iterator) else _batches(X)
+        blocks = Blocks(source, config.batch_size)
+        self._validated(blocks.sample, reset)
+        if (size := _even(blocks.shape[0], config.batch_size)) != config.batch_size:
+            blocks = Blocks(source, size)
+        return blocks, replace(config, batch_size=size)
 
     def _blocks(self, x: Any) -> Iterator[np.ndarray]:
         for start in range(0, x.shape[0], _CHUNK):
@@ -395,6 +414,37 @@ def load_pretrained(name: str) -> KSparseCoder:
         known = ", ".join(sorted(one.stem for one in PRETRAINED.glob("*.safetensors")))
         raise ValueError(f"There is no pretrained coder {name!r}: choose one of {known}.")
     return KSparseCoder.load(path)
+
+
+@contextmanager
+def _all_or_nothing(coder: KSparseCoder) -> Iterator[None]:
+    before = dict(coder.__dict__)
+    try:
+        yield
+    except BaseException:
+        coder.__dict__ = before
+        raise
+
+
+def _even(examples: int, size: int) -> int:
+    """The smallest batch size from ``size`` on whose last batch is at least half full, or the only one."""
+    while examples > size and 0 < 2 * (examples % size) < size:
+        size += 1
+    return size
+
+
+def _batches(source: Iterable[Any] | Callable[[], Iterable[Any]]) -> Callable[[], Iterator[np.ndarray]]:
+    """The batches as arrays, all of the type of the first: blocks would cast the others to it."""
+
+    def read() -> Iterator[np.ndarray]:
+        first = None
+        for given in source() if callable(source) else source:
+            batch = np.asarray(given.toarray() if sparse.issparse(given) else _as_numpy(given))
+            if batch.dtype != (first := first or batch.dtype):
+                raise ValueError(f"The first batch is of {first}, another of {batch.dtype}: give all one type.")
+            yield batch
+
+    return read
 
 
 def _in_blocks(x: Any) -> bool:
@@ -441,14 +491,25 @@ def _warn_of_offset(mean: np.ndarray, sample: np.ndarray) -> None:
         )
 
 
-def _stable_scale(sample: np.ndarray, mean: np.ndarray) -> float:
+def _warn_of_divergence(x: np.ndarray, loss: float) -> None:
+    nothing = float(np.einsum("ij,ij->", x, x, dtype=np.float64)) / len(x)
+    if len(x) >= _ENOUGH and not loss <= 2 * nothing:
+        warnings.warn(
+            f"The fit diverged: the loss of the last epoch is {loss:.3g}, that of the mean alone {nothing:.3g}. Lower "
+            "learning_rate or scale.",
+            stacklevel=4,
+        )
+
+
+def _stable_scale(sample: np.ndarray, mean: np.ndarray, batch_size: int) -> float:
     """The scale at which a sample of the examples exceeds neither bound above."""
     sample = _seen(sample, mean, 1.0)
     norms = np.einsum("ij,ij->i", sample, sample, dtype=np.float64)
     if (spread := float(norms.mean())) == 0:
         return 1.0
     largest = spread * _largest_moment(sample / np.float32(spread**0.5))
-    return max(largest / _LARGEST_MOMENT, float(norms @ norms) / float(norms.sum()) / _SQUARED_NORM) ** -0.5
+    bound = _SQUARED_NORM * min(1, batch_size / _FULL_BATCH)
+    return max(largest / _LARGEST_MOMENT, float(norms @ norms) / float(norms.sum()) / bound) ** -0.5
 
 
 def _largest_moment(x: np.ndarray) -> float:

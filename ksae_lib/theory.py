@@ -55,7 +55,12 @@ def least_squares(x: Tensor, atoms: Tensor, support: Tensor) -> Tensor:
 
     Returns:
         Shape [examples, units].
+
+    Raises:
+        ValueError: supports of different sizes.
     """
+    if len(support.sum(dim=1).unique()) > 1:
+        raise ValueError("The supports differ in size: solve for those of each size alone.")
     kept = support.nonzero()[:, 1].view(len(x), -1)
     # Atoms of a support can be the same: of all solutions, this driver takes the shortest, as the pseudo-inverse does.
     values = [

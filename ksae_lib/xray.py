@@ -20,6 +20,7 @@ from ksae_lib.model import CodeMode, KSparseAutoencoder
 
 _CHUNK, _PRODUCTS, _BYTES, _CLASSES, _FITTED = 1_000, 5_000_000, 10_000_000, 100, 10_000
 _TOP, _BINS, _NEAREST, _WEIGHTS, _PARTS = 12, 24, 3, 12, 3
+_MISSING = ("nan", "inf", "-inf", "None", "<NA>", "NaT")
 Arrays = dict[str, np.ndarray]
 Map = dict[str, Any]
 Seen = Callable[[Any], np.ndarray]
@@ -48,9 +49,14 @@ def write_xray(
         from jinja2 import Environment, PackageLoader
     except ModuleNotFoundError as error:
         raise KsaeError("The X-ray of units needs Jinja2: pip install jinja2.") from error
-    shape = tuple(map(int, shape)) if shape else None
-    if shape and (math.prod(shape) != model.inputs or min(shape) < 1 or (len(shape) != 2 and shape[2:] != (3,))):
-        raise ValueError(f"image_shape = {shape} is not height and width, and 3 if RGB, of {model.inputs} features.")
+    if shape is not None:
+        sizes = tuple(np.ravel(shape).tolist())
+        whole = all(isinstance(size, int) and size > 0 for size in sizes)
+        if not whole or len(sizes) < 2 or sizes[2:] not in ((), (3,)) or math.prod(sizes) != model.inputs:
+            raise ValueError(
+                f"image_shape = {sizes} is not height and width, and 3 if RGB, of {model.inputs} features."
+            )
+        shape = sizes
     classes, labels = ([], None) if y is None else _checked(np.asarray(y), x.shape[0])
     templates = Environment(loader=(loader := PackageLoader("ksae_lib")), autoescape=True)
     script, _, _ = loader.get_source(templates, "xray.js")
@@ -77,12 +83,13 @@ def _checked(labels: np.ndarray, examples: int) -> tuple[list[str], np.ndarray]:
     """Names of the classes, and the number of each example's class."""
     if labels.shape != (examples,):
         raise ValueError(f"y has shape {labels.shape}, but there are {examples} examples: give one label an example.")
-    if (real := labels.dtype.kind == "f") and not np.isfinite(labels).all():
+    if any(str(one) in _MISSING for one in labels if not isinstance(one, str)):
         raise ValueError("y holds NaN or infinite values: leave out examples without a label.")
     found, numbers = np.unique(labels.astype(str) if labels.dtype == object else labels, return_inverse=True)
     if len(found) not in range(2, 1 + (most := min(_CLASSES, examples - 1))):
         raise ValueError(f"The classes in y are {len(found)}, but must be 2 to {most}: group them, or leave y out.")
-    return [f"{name:g}" if real else str(name) for name in found], numbers
+    real = labels.dtype.kind == "f"
+    return [np.format_float_positional(name, trim="-") if real else str(name) for name in found], numbers
 
 
 def _of_codes(model: KSparseAutoencoder, x: Any, seen: Seen, scale: float) -> tuple[Arrays, sparse.csr_array]:

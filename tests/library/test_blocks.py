@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from scipy import sparse
 from sklearn.datasets import load_digits
 
 from ksae_lib import DivergenceError, KSparseCoder, TrainConfig, blocks, estimator, train, training
@@ -178,11 +179,22 @@ def test_what_was_written_to_a_private_mapping_stays(digits: np.ndarray, tmp_pat
         (lambda: [np.ones((3, 4)), np.ones((3, 5))], r"A batch has shape \(3, 5\)"),
         (lambda: [np.ones((3, 4, 4))], r"A batch has shape \(3, 4, 4\)"),
         (lambda: [1.0], r"A batch has shape \(\)"),
+        (
+            lambda: [np.ones((3, 4), int), np.ones((3, 4))],
+            "The first batch is of int64, another of float64: give all one",
+        ),
     ],
 )
 def test_batches_that_cannot_be_trained_on_are_refused(source: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         coder(units=5, k=2, k_start=None).fit(source)
+
+
+@pytest.mark.parametrize("as_batch", [sparse.csr_array, lambda rows: torch.from_numpy(rows).bfloat16()])
+def test_batches_are_of_any_kind_that_arrays_are(digits: np.ndarray, as_batch: Any) -> None:
+    x = digits.astype(np.float32).round()
+    kind = coder(epochs=2).fit(lambda: (as_batch(rows) for rows in np.array_split(x, 7)))
+    assert np.array_equal(kind.components_, coder(epochs=2).fit(lambda: np.array_split(x, 7)).components_)
 
 
 @pytest.mark.parametrize("change", [-20, 20, -1000])

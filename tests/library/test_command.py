@@ -43,6 +43,9 @@ def test_fit_transform_and_info_do_what_the_estimator_does(capsys: pytest.Captur
     options = ["--out", "dense.npy", "--code-mode", "dense"]
     assert cli.main(["transform", "model.safetensors", "x.npy", *options]) == 0
     assert np.array_equal(np.load("dense.npy"), ours.set_params(code_mode="dense").transform(x))
+    with pytest.raises(SystemExit):
+        cli.main(["transform", "--help"])
+    assert capsys.readouterr().out.count("default: as in 'ksae fit'") == 2
     capsys.readouterr()
     assert cli.main(["info", "model.safetensors"]) == 0
     said = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
@@ -69,6 +72,8 @@ def test_info_of_a_model_without_an_estimator(capsys: pytest.CaptureFixture[str]
         (["fit", "several.npz", "--out", "model"], "several.npz is not one array"),
         (["fit", "cut.npz", "--out", "model"], "cut.npz is not one array"),
         (["fit", "cube.npy", "--out", "model"], "reshape images with"),
+        (["fit", "holes.npy", "--out", "model"], "contains NaN."),
+        ([*FIT, "--units", "1000000000000"], "can't allocate memory"),
         (["info", "words.txt"], "words.txt is damaged or of another kind"),
         (["transform", "words.txt", "x.npy", "--out", "codes.npy"], "words.txt is damaged or of another kind"),
         (["transform", "words.txt", "x.npy", "--out", "codes.csv"], "ends in neither .npz"),
@@ -81,6 +86,7 @@ def test_a_users_mistake_ends_in_one_sentence_and_status_1(
     np.savez("several.npz", a=np.ones(3), b=np.ones(3))
     Path("cut.npz").write_bytes(Path("several.npz").read_bytes()[:100])
     np.save("cube.npy", np.ones((3, 3, 3)))
+    np.save("holes.npy", np.full((3, 3), np.nan))
     assert cli.main(arguments) == 1
     said = capsys.readouterr().err
     assert sentence in said
@@ -91,11 +97,17 @@ def test_a_path_that_cannot_be_written_is_told_before_training(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "models").mkdir()
+    os.mkfifo("pipe")
     monkeypatch.setattr(KSparseCoder, "fit", lambda *_: pytest.fail("it was trained"))
-    for out, said in (("models", "models is a folder: name a file"), ("x.npy/model", "File exists: x.npy")):
+    for out, said in (
+        ("models", "models is a folder: name another file"),
+        ("pipe", "pipe is no file: name another file"),
+        ("x.npy", "x.npy is the input: name another file"),
+        ("x.npy/model", "File exists: x.npy"),
+    ):
         assert cli.main([*FIT[:3], out, *FIT[4:]]) == 1
         assert capsys.readouterr().err == f"ksae: {said}.\n"
-    assert sorted(path.name for path in folder.iterdir()) == ["models", "x.npy"]
+    assert sorted(path.name for path in folder.iterdir()) == ["models", "pipe", "x.npy"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["fit"], ["transforme"], [*FIT, "--k", "few"], [*FIT, "--epoch-count", "3"]])

@@ -12,7 +12,7 @@ import torch
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.cluster import KMeans
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_iris, load_wine
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.model_selection import train_test_split
@@ -164,6 +164,27 @@ def test_automatic_scale_brings_moment_or_norm_to_its_bound(digits: np.ndarray) 
         assert shares[1 - bound] < 1
 
 
+@pytest.mark.parametrize("size", [1, 5, 20])
+@pytest.mark.parametrize("load", [load_digits, load_iris, load_wine])
+def test_the_default_scale_is_stable_in_small_batches(size: int, load: Any) -> None:
+    x = load().data[:: 3 if load is load_digits else 1]
+    few = coder(units=60, k=5, epochs=10, batch_size=size).fit(x)
+    assert few.score(x) > coder(units=60, k=5, epochs=10).fit(x).score(x) - 0.05
+    assert few.scale_ < coder(epochs=1, batch_size=40).fit(x).scale_ == coder(epochs=1).fit(x).scale_
+
+
+@pytest.mark.parametrize(("examples", "size", "even"), [(102, 10, 12), (105, 10, 10), (101, 100, 101), (3, 100, 100)])
+@pytest.mark.parametrize("given", [lambda x: x, lambda x: lambda: np.array_split(x, 3)])
+def test_batches_grow_where_the_last_would_be_less_than_half_full(
+    digits: np.ndarray, examples: int, size: int, even: int, given: Any
+) -> None:
+    x = digits[:examples]
+    settings: dict[str, Any] = {"units": 30, "k": 3, "scale": 0.3, "epochs": 3}
+    evened, wanted = (coder(**settings, batch_size=one).fit(given(x)) for one in (size, even))
+    assert_same_history(evened.history_, wanted.history_)
+    assert coder(units=60, k=5, epochs=20).fit(x).score(x) > 0.5
+
+
 @pytest.mark.parametrize("shift", [100.0, -3.7e5, 31.0 * np.arange(64) - 1000])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_a_constant_changes_codes_and_score_by_rounding_only(shift: Any, dtype: type) -> None:
@@ -300,6 +321,46 @@ def test_partial_fit_goes_on_after_fit_with_new_examples_and_rates(digits: np.nd
     assert model.history_["epoch"].tolist() == list(range(21))
     with pytest.raises(ValueError, match="is expecting 64 features"):
         model.partial_fit(second[:, :60])
+
+
+def test_small_calls_of_partial_fit_learn_at_a_smaller_rate(digits: np.ndarray) -> None:
+    stream = coder(units=60, k=5).partial_fit(digits[:200])
+    for start in range(200, 1200, 5):
+        stream.partial_fit(digits[start : start + 5])
+    assert stream.history_["learning_rate"][1:] == pytest.approx(0.01 * 5 / 100)
+    assert stream.score(digits) > 0.5
+
+
+def test_any_error_leaves_an_earlier_fit_as_it_was(digits: np.ndarray, tmp_path: Path) -> None:
+    fitted = coder(checkpoint=tmp_path / "one").fit(digits)
+    codes = fitted.transform(digits)
+    for method, changes in (
+        ("fit", {}),
+        ("fit", {"learning_rate": 1e30, "checkpoint": None}),
+        ("partial_fit", {"k": 0}),
+    ):
+        with pytest.raises((ValueError, DivergenceError)):
+            getattr(fitted.set_params(**changes), method)(digits[:, :50])
+        assert fitted.n_features_in_ == 64
+        assert np.array_equal(fitted.transform(digits), codes)
+
+
+def test_a_fit_that_blew_up_warns(digits: np.ndarray) -> None:
+    with pytest.warns(
+        UserWarning, match="The fit diverged: the loss of the last epoch is .* Lower learning_rate"
+    ) as told:
+        coder(epochs=1, learning_rate=0.5).fit(digits[:300])
+    assert told[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        coder(epochs=1).fit(digits[:300])
+
+
+def test_one_epoch_is_trained_at_k_and_k_may_be_a_whole_float(digits: np.ndarray) -> None:
+    assert coder(epochs=1).fit(digits).history_["k"].tolist() == [10]
+    assert coder(epochs=2).fit(digits).history_["k"].tolist() == [33, 10]
+    whole = coder(k=10.0, k_start=20.0).fit(digits)
+    assert np.array_equal(whole.components_, coder(k=10, k_start=20).fit(digits).components_)
 
 
 def test_divergence_leaves_the_state_before_it(digits: np.ndarray) -> None:

@@ -186,6 +186,12 @@ def test_a_code_without_a_support_is_refused() -> None:
         first_step(torch.eye(3), torch.tensor([[1.0, 0, 0], [0, 0, 0]]))
 
 
+def test_supports_of_different_sizes_are_refused() -> None:
+    support = torch.tensor([[True, False, False], [True, True, True], [True, True, False]])
+    with pytest.raises(ValueError, match="The supports differ in size"):
+        least_squares(torch.ones(3, 2), torch.ones(3, 2), support)
+
+
 def test_planted_codes_reconstruct_as_the_model_does_without_its_biases() -> None:
     model = load_pretrained("mnist-k25").model_
     x = torch.rand(20, 784, generator=torch.Generator().manual_seed(0))
