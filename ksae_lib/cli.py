@@ -38,13 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             reconfigure(errors="replace")
     options = _parser().parse_args(arguments)
     try:
-        if "out" in options:
-            _check_output(options.out, options.x)
         options.command(options)
         sys.stdout.flush()
     except KsaeError as error:
         return _failed(str(error))
-    except (ValueError, TypeError, MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
+            raise
+        return _failed("There is not enough memory for this: take fewer units or examples.")
+    except (ValueError, TypeError) as error:
         # What the library refuses is the user's to mend; from another package's verb it is a defect.
         if options.command not in (_fit, _transform, _xray, _info):
             raise
@@ -62,9 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _check_output(out: Path, x: Path) -> None:
-    if out.exists() and (not out.is_file() or out.samefile(x)):
-        what = "the input" if out.is_file() else "a folder" if out.is_dir() else "no file"
+def _check_output(options: argparse.Namespace) -> None:
+    out, given = options.out, [one for name, one in vars(options).items() if name != "out" and isinstance(one, Path)]
+    if out.exists() and (not out.is_file() or any(one.exists() and out.samefile(one) for one in given)):
+        what = "a folder" if out.is_dir() else "an input" if out.is_file() else "no file"
         raise KsaeError(f"{out} is {what}: name another file.")
 
 
@@ -77,6 +80,7 @@ def _fit(options: argparse.Namespace) -> None:
     from ksae_lib.estimator import KSparseCoder
 
     coder = KSparseCoder(**_chosen(options), random_state=options.seed, verbose=sys.stderr.isatty())
+    _check_output(options)
     x = _array(options.x)
     # Opened before, so that a place that cannot be written to costs no training.
     with atomic_path(options.out) as temporary:
@@ -90,6 +94,7 @@ def _transform(options: argparse.Namespace) -> None:
 
     if options.out.suffix not in (".npz", ".npy"):
         raise KsaeError(f"{options.out} ends in neither .npz, for sparse codes, nor .npy, for an array: name it so.")
+    _check_output(options)
     coder = KSparseCoder.load(options.model)
     coder.set_params(sparse_output=options.out.suffix == ".npz", **_chosen(options))
     codes = coder.transform(_array(options.x))
@@ -104,6 +109,7 @@ def _transform(options: argparse.Namespace) -> None:
 def _xray(options: argparse.Namespace) -> None:
     from ksae_lib.estimator import KSparseCoder
 
+    _check_output(options)
     labels, shape = (getattr(options, name, None) for name in ("labels", "image_shape"))
     y = None if labels is None else _array(labels, "a label an example")
     report = KSparseCoder.load(options.model).report(_array(options.x), options.out, y=y, image_shape=shape)
@@ -149,10 +155,11 @@ def _parser() -> argparse.ArgumentParser:
     transform.add_argument("model", type=Path, metavar="MODEL", help="as 'ksae fit' wrote it")
     transform.add_argument("x", type=Path, metavar="X.npy", help="examples, one a row")
     transform.add_argument("--out", type=Path, required=True, help="codes.npz (sparse) or codes.npy (array)")
-    of_codes = {name: {**_SETTINGS[name], "help": "default: as in 'ksae fit'"} for name in ("alpha", "code_mode")}
-    for made, settings in ((fit, _SETTINGS), (transform, of_codes)):
-        for name, setting in settings.items():
-            made.add_argument("--" + name.replace("_", "-"), **setting)
+    for made, names in ((fit, _SETTINGS), (transform, ("alpha", "code_mode"))):
+        for name in names:
+            said = _SETTINGS[name]["help"]
+            said = f"{said.split(' (default')[0]} (default: the model's)" if made is transform else said
+            made.add_argument("--" + name.replace("_", "-"), **{**_SETTINGS[name], "help": said})
 
     xray = verb("xray", _xray, "Write a page that shows what each unit does for the rows of an array.")
     xray.add_argument("model", type=Path, metavar="MODEL", help="as 'ksae fit' wrote it")

@@ -31,7 +31,7 @@ _SAMPLE, _POWER_STEPS, _ENOUGH = 2_000, 30, 20
 # Where the paper's learning rate and momentum are stable. The largest second moment in any direction is half of what
 # descent along it bears, 8 · moment · rate ≤ 2 (1 + momentum). The other bounds Σ‖x‖⁴ / Σ‖x‖², a mean of ‖x‖² in which
 # outliers count for more: of centred MNIST, digits, photographs, toys and known dictionaries none diverged below 120.
-# It falls in proportion in batches below 40: of seven small sets none then diverged in batches of 1 to 20.
+# This bound falls in proportion below 40 examples a batch: none of seven small sets then diverged in batches of 1 … 20.
 _LARGEST_MOMENT = 24.0
 _SQUARED_NORM, _FULL_BATCH = 80.0, 40
 
@@ -46,13 +46,15 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     Args:
         units: hidden units.
         k: units kept in training, at most ``units``.
-        alpha: the paper's α ≥ 1: ``transform`` keeps αk units. May be changed after ``fit``, but for ``threshold``.
+        alpha: the paper's α ≥ 1: ``transform`` keeps αk units. May be changed after ``fit``;
+            for ``threshold`` the change counts from the next fit on.
         code_mode: what ``transform`` keeps, see ``CodeMode``; the threshold of ``threshold`` is set on the examples of
             ``fit``, or of the latest ``partial_fit``. The others may be changed after ``fit``.
         k_start: units kept in the first epoch, falling to k over the first half (section 4.2.1); ``auto``: a third of
             the units, k where there is one epoch. None: constant k.
         epochs: passes over the examples in ``fit``.
-        batch_size: examples per update; as many more as it takes to leave the last batch no less than half full.
+        batch_size: examples per update. Where that leaves the last batch less than half full, the nearest number that
+            does not.
         learning_rate, momentum: the paper's for MNIST (section 4.2.2).
         weight_std: the paper's σ.
         bias_init: ``centered`` takes the mean off. ``zeros`` leaves it to be learned. The longer it is beside the
@@ -141,19 +143,20 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         """
         with _all_or_nothing(self):
             x, mean, scale, config, model = self._start(X)
-            how: Any = {"engine": self.engine, "progress": self.verbose, "model": model}
-            checkpoint = None if self.checkpoint is None else Path(self.checkpoint)
-            model, history = train(x, config, checkpoint=checkpoint, **how)
-            self._finish(x, model, columns(history), mean, scale, config.seed, {})
+            kept = None if self.checkpoint is None else Path(self.checkpoint)
+            model, rows = train(x, config, engine=self.engine, checkpoint=kept, progress=self.verbose, model=model)
+            _warn_of_divergence(x, model)
+            self._finish(x, model, columns(rows), mean, scale, config.seed, {})
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:  # noqa: N803
         """Train one epoch on these examples, keeping the target k.
 
-        The first call fixes mean, scale, size and k, by its examples: give it some hundred. The velocity is kept from
-        call to call, so that calls with the same examples are the epochs of ``fit`` with ``k_start=None``; after
-        ``fit`` it starts from zero. A call with fewer examples than ``batch_size`` has a learning rate that is smaller
-        in proportion. Learning rate, momentum and batch size may change between calls.
+        The first call fixes mean, scale, size and k, by its examples: give it at least a hundred. The velocity is kept
+        from call to call, so that calls with the same examples, at least ``batch_size``, are the epochs of ``fit`` with
+        ``k_start=None``; after ``fit`` it starts from zero. With fewer, a call has a learning rate that is smaller in
+        proportion. Learning rate, momentum and batch size may change between calls. The scale stays: batches below 40
+        that are smaller than in the first call need a lower rate.
 
         Raises:
             ValueError: as ``fit``, or another number of features than before.
@@ -171,7 +174,9 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             config = replace(config, k_start=None, epochs=epoch + 1, learning_rate=rate)
             _, rows = train(x, config, engine=self.engine, progress=False, model=model, first=epoch, velocity=velocity)
             history = columns(rows)
-            if before:
+            if not before:
+                _warn_of_divergence(x, model)
+            else:
                 history = {name: np.concatenate([before[name], value]) for name, value in history.items()}
             self._finish(x, model, history, mean, scale, config.seed, velocity)
         return self
@@ -204,7 +209,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     def inverse_transform(self, X: Any) -> np.ndarray:  # noqa: N803
         """Reconstructions x̂ of codes, dense or CSR, in the units of the examples (shape: [examples, features]).
 
-        They are float32, which rounds what varies away where ``mean_`` is some million times as long.
+        They are float32: where ``mean_`` is a million times as long as the spread, rounding hides the differences.
 
         Raises:
             ValueError: the codes have not one column a unit, or hold NaN.
@@ -366,12 +371,11 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             blocks = (torch.tensor(one[i : i + _CHUNK]) for one in wholes for i in range(0, len(one), _CHUNK))
             total = sum(len(block) * model.calibrate_threshold(block, self.alpha) for block in blocks)
             model.threshold.fill_(total / x.shape[0])
-        _warn_of_divergence(x.prepare(x.sample.copy()) if isinstance(x, Blocks) else x, history["loss"][-1])
         self.model_, self.history_, self.n_iter_ = model, history, len(history["epoch"])
         self.mean_, self.scale_, self._seed, self._velocity = mean, scale, seed, velocity
 
     def _read(self, X: Any, config: TrainConfig, reset: bool) -> tuple[Any, TrainConfig]:  # noqa: N803
-        """The examples, an array or blocks, and the parameters with batches of which none is short.
+        """The examples, an array or blocks, and the parameters with a batch size whose last batch is not short.
 
         A step on a few examples has the full rate: it can undo an epoch, or make the loss diverge.
         """
@@ -379,12 +383,13 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             x = self._validated(X, reset)
             x = x.toarray() if sparse.issparse(x) else x
             return x, replace(config, batch_size=_even(len(x), config.batch_size))
-        source = X if is_mapped(X) or isinstance(X, Iterator) else _batches(X)
-        blocks = Blocks(source, config.batch_size)
-        self._validated(blocks.sample, reset)
-        if (size := _even(blocks.shape[0], config.batch_size)) != config.batch_size:
-            blocks = Blocks(source, size)
-        return blocks, replace(config, batch_size=size)
+        x = Blocks(X if is_mapped(X) or isinstance(X, Iterator) else _batches(X), config.batch_size)
+        self._validated(x.sample, reset)
+        # How many examples there are, so which size fits, is known after the first pass alone.
+        x._batch_size = _even(x.shape[0], config.batch_size)
+        x.size = x._size(x.shape[1])
+        x.count = -(-x.shape[0] // x.size)
+        return x, replace(config, batch_size=x._batch_size)
 
     def _blocks(self, x: Any) -> Iterator[np.ndarray]:
         for start in range(0, x.shape[0], _CHUNK):
@@ -427,20 +432,22 @@ def _all_or_nothing(coder: KSparseCoder) -> Iterator[None]:
 
 
 def _even(examples: int, size: int) -> int:
-    """The smallest batch size from ``size`` on whose last batch is at least half full, or the only one."""
-    while examples > size and 0 < 2 * (examples % size) < size:
-        size += 1
-    return size
+    """The batch size nearest to ``size`` whose last batch is at least half full, or the only one."""
+    sizes = (
+        one for one in range(-(-size // 2), 2 * size) if examples <= one or 2 * (examples % one) not in range(1, one)
+    )
+    return min(sizes, key=lambda one: abs(one - size))
 
 
 def _batches(source: Iterable[Any] | Callable[[], Iterable[Any]]) -> Callable[[], Iterator[np.ndarray]]:
-    """The batches as arrays, all of the type of the first: blocks would cast the others to it."""
+    """The batches as arrays, of types that the first one's holds: blocks would cut the others to it."""
 
     def read() -> Iterator[np.ndarray]:
         first = None
         for given in source() if callable(source) else source:
             batch = np.asarray(given.toarray() if sparse.issparse(given) else _as_numpy(given))
-            if batch.dtype != (first := first or batch.dtype):
+            first = batch.dtype if first is None else first
+            if not (np.can_cast(batch.dtype, first) or batch.dtype.kind == first.kind == "f"):
                 raise ValueError(f"The first batch is of {first}, another of {batch.dtype}: give all one type.")
             yield batch
 
@@ -491,13 +498,16 @@ def _warn_of_offset(mean: np.ndarray, sample: np.ndarray) -> None:
         )
 
 
-def _warn_of_divergence(x: np.ndarray, loss: float) -> None:
-    nothing = float(np.einsum("ij,ij->", x, x, dtype=np.float64)) / len(x)
-    if len(x) >= _ENOUGH and not loss <= 2 * nothing:
+def _warn_of_divergence(x: np.ndarray | Blocks, model: KSparseAutoencoder) -> None:
+    seen = x.prepare(x.sample.copy()) if isinstance(x, Blocks) else x[:: -(-len(x) // _SAMPLE)]
+    sample = torch.from_numpy(seen)
+    with torch.no_grad():
+        loss, nothing = (float(one.double().square().sum(1).mean()) for one in (model(sample)[0] - sample, sample))
+    if len(sample) >= _ENOUGH and nothing > 0 and not loss <= 2 * nothing:
         warnings.warn(
-            f"The fit diverged: the loss of the last epoch is {loss:.3g}, that of the mean alone {nothing:.3g}. Lower "
-            "learning_rate or scale.",
-            stacklevel=4,
+            f"The fit diverged: its loss is {loss:.3g}, that of no code at all {nothing:.3g}. Lower learning_rate or "
+            "scale.",
+            stacklevel=3,
         )
 
 

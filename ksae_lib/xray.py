@@ -20,7 +20,7 @@ from ksae_lib.model import CodeMode, KSparseAutoencoder
 
 _CHUNK, _PRODUCTS, _BYTES, _CLASSES, _FITTED = 1_000, 5_000_000, 10_000_000, 100, 10_000
 _TOP, _BINS, _NEAREST, _WEIGHTS, _PARTS = 12, 24, 3, 12, 3
-_MISSING = ("nan", "inf", "-inf", "None", "<NA>", "NaT")
+_MISSING = ("nan", "NaN", "inf", "-inf", "None", "<NA>", "NaT")
 Arrays = dict[str, np.ndarray]
 Map = dict[str, Any]
 Seen = Callable[[Any], np.ndarray]
@@ -57,7 +57,7 @@ def write_xray(
                 f"image_shape = {sizes} is not height and width, and 3 if RGB, of {model.inputs} features."
             )
         shape = sizes
-    classes, labels = ([], None) if y is None else _checked(np.asarray(y), x.shape[0])
+    classes, labels = ([], None) if y is None else _checked(y, x.shape[0])
     templates = Environment(loader=(loader := PackageLoader("ksae_lib")), autoescape=True)
     script, _, _ = loader.get_source(templates, "xray.js")
     digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -79,17 +79,19 @@ def write_xray(
         raise OSError(error.errno, f"{path} cannot be written ({error.strerror}): name another file") from error
 
 
-def _checked(labels: np.ndarray, examples: int) -> tuple[list[str], np.ndarray]:
+def _checked(y: Any, examples: int) -> tuple[list[str], np.ndarray]:
     """Names of the classes, and the number of each example's class."""
+    labels = np.asarray(y)
     if labels.shape != (examples,):
         raise ValueError(f"y has shape {labels.shape}, but there are {examples} examples: give one label an example.")
-    if any(str(one) in _MISSING for one in labels if not isinstance(one, str)):
-        raise ValueError("y holds NaN or infinite values: leave out examples without a label.")
+    # As objects, for beside strings NumPy makes a string of NaN.
+    if any(str(one) in _MISSING for one in np.asarray(y, dtype=object) if not isinstance(one, str)):
+        raise ValueError("y holds missing or infinite values: leave out examples without a label.")
     found, numbers = np.unique(labels.astype(str) if labels.dtype == object else labels, return_inverse=True)
     if len(found) not in range(2, 1 + (most := min(_CLASSES, examples - 1))):
         raise ValueError(f"The classes in y are {len(found)}, but must be 2 to {most}: group them, or leave y out.")
-    real = labels.dtype.kind == "f"
-    return [np.format_float_positional(name, trim="-") if real else str(name) for name in found], numbers
+    whole = ".0" if labels.dtype.kind == "f" else ""
+    return [str(name).removesuffix(whole) for name in found], numbers
 
 
 def _of_codes(model: KSparseAutoencoder, x: Any, seen: Seen, scale: float) -> tuple[Arrays, sparse.csr_array]:

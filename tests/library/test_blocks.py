@@ -183,6 +183,7 @@ def test_what_was_written_to_a_private_mapping_stays(digits: np.ndarray, tmp_pat
             lambda: [np.ones((3, 4), int), np.ones((3, 4))],
             "The first batch is of int64, another of float64: give all one",
         ),
+        (lambda: [np.ones((3, 4), "u1"), np.ones((3, 4), "u2")], "The first batch is of uint8, another of uint16"),
     ],
 )
 def test_batches_that_cannot_be_trained_on_are_refused(source: Any, sentence: str) -> None:
@@ -195,6 +196,8 @@ def test_batches_are_of_any_kind_that_arrays_are(digits: np.ndarray, as_batch: A
     x = digits.astype(np.float32).round()
     kind = coder(epochs=2).fit(lambda: (as_batch(rows) for rows in np.array_split(x, 7)))
     assert np.array_equal(kind.components_, coder(epochs=2).fit(lambda: np.array_split(x, 7)).components_)
+    mixed = coder(epochs=2).fit(lambda: [x[:0], x[:100], x[100:].astype(float), x[:0].astype(np.uint8)])
+    assert np.array_equal(mixed.components_, kind.components_)
 
 
 @pytest.mark.parametrize("change", [-20, 20, -1000])

@@ -45,7 +45,7 @@ def test_fit_transform_and_info_do_what_the_estimator_does(capsys: pytest.Captur
     assert np.array_equal(np.load("dense.npy"), ours.set_params(code_mode="dense").transform(x))
     with pytest.raises(SystemExit):
         cli.main(["transform", "--help"])
-    assert capsys.readouterr().out.count("default: as in 'ksae fit'") == 2
+    assert capsys.readouterr().out.count("default: the model's") == 2
     capsys.readouterr()
     assert cli.main(["info", "model.safetensors"]) == 0
     said = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
@@ -73,7 +73,7 @@ def test_info_of_a_model_without_an_estimator(capsys: pytest.CaptureFixture[str]
         (["fit", "cut.npz", "--out", "model"], "cut.npz is not one array"),
         (["fit", "cube.npy", "--out", "model"], "reshape images with"),
         (["fit", "holes.npy", "--out", "model"], "contains NaN."),
-        ([*FIT, "--units", "1000000000000"], "can't allocate memory"),
+        ([*FIT, "--units", "1000000000000"], "There is not enough memory for this"),
         (["info", "words.txt"], "words.txt is damaged or of another kind"),
         (["transform", "words.txt", "x.npy", "--out", "codes.npy"], "words.txt is damaged or of another kind"),
         (["transform", "words.txt", "x.npy", "--out", "codes.csv"], "ends in neither .npz"),
@@ -102,7 +102,7 @@ def test_a_path_that_cannot_be_written_is_told_before_training(
     for out, said in (
         ("models", "models is a folder: name another file"),
         ("pipe", "pipe is no file: name another file"),
-        ("x.npy", "x.npy is the input: name another file"),
+        ("x.npy", "x.npy is an input: name another file"),
         ("x.npy/model", "File exists: x.npy"),
     ):
         assert cli.main([*FIT[:3], out, *FIT[4:]]) == 1

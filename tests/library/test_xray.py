@@ -245,9 +245,10 @@ def test_large_pictures_are_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     [
         ({"y": np.zeros(5)}, r"y has shape \(5,\), but there are 90 examples: give one label an example\."),
         ({"y": np.zeros((90, 2))}, r"y has shape \(90, 2\)"),
-        ({"y": np.full(90, np.nan)}, "y holds NaN or infinite values: leave out examples without a label"),
-        ({"y": np.array(["a", "b", None] * 30)}, "y holds NaN or infinite values"),
-        ({"y": np.array(["a", "b", np.nan] * 30, dtype=object)}, "y holds NaN or infinite values"),
+        ({"y": np.full(90, np.nan)}, "y holds missing or infinite values: leave out examples without a label"),
+        ({"y": np.array(["a", "b", None] * 30)}, "y holds missing or infinite values"),
+        ({"y": np.array(["a", "b", np.nan] * 30, dtype=object)}, "y holds missing or infinite values"),
+        ({"y": ["a", "b", np.nan] * 30}, "y holds missing or infinite values"),
         ({"y": np.zeros(90)}, "The classes in y are 1, but must be 2 to 89: group them, or leave y out"),
         ({"y": np.arange(90)}, "The classes in y are 90"),
         ({"image_shape": (3, 2)}, r"image_shape = \(3, 2\) is not height and width, and 3 if RGB, of 4 features"),

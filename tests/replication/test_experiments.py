@@ -73,6 +73,12 @@ def test_a_number_of_seeds_that_is_asked_for_is_that_of_every_row() -> None:
     assert {row.seeds for (_, _, key), row in rows("paper", 2).items() if key not in ("pixels", "pca")} == {2}
 
 
+def test_nets_with_the_papers_alpha_are_also_trained_for_twice_the_epochs() -> None:
+    (nets,) = [one for one in experiments("paper") if one.name == "alpha_nets"]
+    tuned = [run.finetune for run in nets.runs() if isinstance(run, FinetuneRun)]
+    assert sorted((one.alpha, one.epochs) for one in tuned) == [(3.0, 30)] * 6 + [(3.0, 60)] * 6
+
+
 def test_every_row_of_tables_1_and_3_that_learns_is_searched_for() -> None:
     searched = {one.name: one for e in experiments("search") for one in e.searches}
     learnt = {"rbm", "dropout", "denoising", "both", "relu", "kl_sparse", "dbn", "k25"}
