@@ -107,7 +107,7 @@ def test_the_rows_have_the_settings_that_the_search_found_best() -> None:
             else:
                 assert run.encoder is not None
                 config = run.encoder.method
-            # Searched for later, with the row's own settings kept: they are nearly those found.
+            # Searched for later. The row keeps its own settings, which have the lower validation error.
             kept = {"bias_init": "centered", "learning_rate": 0.005} if search.name == "table1 k25" else {}
             chosen = {name: settings[name] for name in search.space} | kept
             assert {name: getattr(config, name) for name in chosen} == chosen, search.name
