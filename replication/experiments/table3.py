@@ -14,3 +14,9 @@ def table3(s: Settings) -> Experiment:
         rows=tuple(net_row(s, key) for key in keys),
         doubled=s.profile == "paper",
     )
+
+
+@experiment("all_at_once", "quick", "paper", "full")
+def all_at_once(s: Settings) -> Experiment:
+    """The deep k-sparse net with all layers fine-tuned at once, to which section 4.6 compares stages (C9)."""
+    return Experiment(shown_in=("table3",), rows=(net_row(s, "at_once"),), doubled=s.profile == "paper")
