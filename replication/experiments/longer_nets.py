@@ -17,8 +17,7 @@ _K_NETS = ("k_sparse", "deep_k_sparse")
 def longer_nets(s: Settings) -> Experiment:
     """The best nets for 200 epochs, and dropout nets with changes; three seeds each."""
     rows = *_changed(s, _LONG, "dropout", *_K_NETS), *_changed(s, _DROPOUT, "dropout", "deep_dropout")
-    seeds = s.seeds if s.of_all else 3
-    return Experiment(shown_in=("table3",), rows=tuple(replace(row, seeds=seeds) for row in rows))
+    return Experiment(shown_in=("table3",), rows=tuple(replace(row, seeds=s.seeds if s.of_all else 3) for row in rows))
 
 
 @experiment("alpha_nets", "paper")

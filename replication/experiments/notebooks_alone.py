@@ -1,5 +1,7 @@
 """Notebooks that train what they show, or load it: no runs are stored for them."""
 
+from functools import partial
+
 from replication.experiments.base import Experiment, experiment
 
 _ALONE = {
@@ -15,9 +17,5 @@ _ALONE = {
 }
 
 
-def _register(name: str, made: Experiment) -> None:
-    experiment(name, "smoke", "quick")(lambda _: made)
-
-
 for _name, _made in _ALONE.items():
-    _register(_name, _made)
+    experiment(_name, "smoke", "quick")(partial(lambda made, _: made, _made))
