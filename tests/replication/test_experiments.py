@@ -73,7 +73,7 @@ def test_a_number_of_seeds_that_is_asked_for_is_that_of_every_row() -> None:
     assert {row.seeds for (_, _, key), row in rows("paper", 2).items() if key not in ("pixels", "pca")} == {2}
 
 
-def test_further_nets_that_claims_need_are_also_trained_for_twice_the_epochs() -> None:
+def test_further_nets_that_are_judged_or_compared_have_twice_the_epochs_too() -> None:
     for name, alpha, times in (("alpha_nets", 3.0, 10), ("all_at_once", 6.0, 5)):
         (nets,) = [one for one in experiments("paper") if one.name == name]
         tuned = [run.finetune for run in nets.runs() if isinstance(run, FinetuneRun)]
