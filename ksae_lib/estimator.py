@@ -142,11 +142,11 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             DivergenceError: the loss stopped being finite. After any error an earlier fit, if any, is as it was.
         """
         with _all_or_nothing(self):
-            x, mean, scale, config, model = self._start(X)
+            x, config, model = self._start(X)
             kept = None if self.checkpoint is None else Path(self.checkpoint)
             model, rows = train(x, config, engine=self.engine, checkpoint=kept, progress=self.verbose, model=model)
             _warn_of_divergence(x, model)
-            self._finish(x, model, columns(rows), mean, scale, config.seed, {})
+            self._finish(x, model, columns(rows), {})
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:  # noqa: N803
@@ -164,12 +164,12 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         """
         with _all_or_nothing(self):
             if not hasattr(self, "model_"):
-                x, mean, scale, config, model = self._start(X)
+                x, config, model = self._start(X)
                 epoch, velocity, before = 0, {}, {}
             else:
                 x, config = self._read(X, self._config(self._seed), reset=False)
-                mean, scale, model = self.mean_, self.scale_, deepcopy(self.model_)
-                x, epoch, velocity, before = _seen(x, mean, scale), self.n_iter_, dict(self._velocity), self.history_
+                x, model = _seen(x, self.mean_, self.scale_), deepcopy(self.model_)
+                epoch, velocity, before = self.n_iter_, dict(self._velocity), self.history_
             rate = config.learning_rate * min(1, x.shape[0] / config.batch_size)
             config = replace(config, k_start=None, epochs=epoch + 1, learning_rate=rate)
             _, rows = train(x, config, engine=self.engine, progress=False, model=model, first=epoch, velocity=velocity)
@@ -178,7 +178,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
                 _warn_of_divergence(x, model)
             else:
                 history = {name: np.concatenate([before[name], value]) for name, value in history.items()}
-            self._finish(x, model, history, mean, scale, config.seed, velocity)
+            self._finish(x, model, history, velocity)
         return self
 
     def transform(self, X: Any) -> np.ndarray | sparse.csr_array:  # noqa: N803
@@ -325,7 +325,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         tags.input_tags.sparse = True
         return tags
 
-    def _start(self, X: Any) -> tuple[Any, np.ndarray, float, TrainConfig, KSparseAutoencoder]:  # noqa: N803
+    def _start(self, X: Any) -> tuple[Any, TrainConfig, KSparseAutoencoder]:  # noqa: N803
         config = self._config(int(check_random_state(self.random_state).randint(2**31)))
         x, config = self._read(X, config, reset=True)
         mean, sample = (x.mean, x.sample) if isinstance(x, Blocks) else (x.mean(axis=0, dtype=np.float64), x)
@@ -334,11 +334,12 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             _warn_of_offset(mean, sample)
             mean = np.zeros(len(mean))
         scale = _stable_scale(sample, mean, config.batch_size) if isinstance(self.scale, str) else float(self.scale)
+        self.mean_, self.scale_, self._seed = mean, scale, config.seed
         x = _seen(x, mean, scale)
         model = new_model(config, x)
         if self.code_mode in (CodeMode.ALPHA_K, CodeMode.THRESHOLD):
             model.alpha_k(self.alpha)
-        return x, mean, scale, config, model
+        return x, config, model
 
     def _config(self, seed: int) -> TrainConfig:
         """The parameters as a training run; those that it has not are checked here."""
@@ -357,14 +358,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         return replace(made, k=int(made.k), k_start=made.k_start and int(made.k_start))
 
     def _finish(
-        self,
-        x: np.ndarray | Blocks,
-        model: KSparseAutoencoder,
-        history: dict[str, np.ndarray],
-        mean: np.ndarray,
-        scale: float,
-        seed: int,
-        velocity: dict[str, torch.Tensor],
+        self, x: Any, model: KSparseAutoencoder, history: dict[str, np.ndarray], velocity: dict[str, torch.Tensor]
     ) -> None:
         if self.code_mode == CodeMode.THRESHOLD:
             wholes = (block for _, block in x.read()) if isinstance(x, Blocks) else (x,)
@@ -372,7 +366,7 @@ class KSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             total = sum(len(block) * model.calibrate_threshold(block, self.alpha) for block in blocks)
             model.threshold.fill_(total / x.shape[0])
         self.model_, self.history_, self.n_iter_ = model, history, len(history["epoch"])
-        self.mean_, self.scale_, self._seed, self._velocity = mean, scale, seed, velocity
+        self._velocity = velocity
 
     def _read(self, X: Any, config: TrainConfig, reset: bool) -> tuple[Any, TrainConfig]:  # noqa: N803
         """The examples, an array or blocks, and the parameters with a batch size whose last batch is not short.
@@ -433,6 +427,8 @@ def _all_or_nothing(coder: KSparseCoder) -> Iterator[None]:
 
 def _even(examples: int, size: int) -> int:
     """The batch size nearest to ``size`` whose last batch is at least half full, or the only one."""
+    if examples <= size:
+        return size
     sizes = (
         one for one in range(-(-size // 2), 2 * size) if examples <= one or 2 * (examples % one) not in range(1, one)
     )

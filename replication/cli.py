@@ -172,6 +172,7 @@ def _notebook(options: argparse.Namespace) -> None:
         if study.updates_evidence:
             raise KsaeError("What your method scores is not evidence: leave --update-evidence out.")
         parameters["method"] = options.method
+        output = study.notebooks / "testbed.ipynb"
         environment["PYTHONPATH"] = f"{Path.cwd()}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     execute_notebook(project_root() / "notebooks" / f"{one.notebook}.ipynb", output, parameters, environment)
     print(f"{options.name}: {os.path.relpath(output)}")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from typing import Any, NamedTuple, cast
 
 from replication.data.base import DataConfig
@@ -160,10 +159,6 @@ class Settings:
     dense_readout: dict[str, Any] = field(default_factory=dict)
     """Of features that are not k-sparse codes, on top of ``readout``."""
 
-    def k_sparse(self, **changes: Any) -> Method:
-        """A k-sparse autoencoder."""
-        return self.method("k_sparse", **changes)
-
     def method(self, name: str, **changes: Any) -> Method:
         """A method of ``methods.METHODS``; it takes from the profile the settings it knows."""
         kind = METHODS[name]
@@ -174,18 +169,17 @@ class Settings:
         """The run of an encoder, on the data or on codes of another ``below``."""
         return EncoderRun(method=replace(cast("Any", method), seed=seed), data=self.data, **below)
 
-    def readout_run(self, method: Method | None, seed: int = 0, **changes: Any) -> ReadoutRun:
-        """The readout of an encoder, or of raw pixels."""
-        dense = self.dense_readout if method and not method.has_alpha else {}
-        settings = ReadoutConfig(**{**self.readout, **dense, **changes})
-        return ReadoutRun(data=self.data, encoder=self.encoder(method, seed) if method else None, readout=settings)
-
     def readout_row(
         self, key: str, table: int, name: str, variant: str, method: Method | None, paper: str = "", **changes: Any
     ) -> Row:
         """A row of Table 1 or 2, on raw pixels without a method; ``paper`` is the paper's key if it is another."""
-        seeds = self.seeds if method is not None and method.uses_seed else 1
-        return Row(key, table, name, variant, partial(self.readout_run, method, **changes), seeds, paper or key)
+        dense = self.dense_readout if method and not method.has_alpha else {}
+        readout = ReadoutConfig(**{**self.readout, **dense, **changes})
+
+        def at(seed: int) -> Supervised:
+            return ReadoutRun(data=self.data, encoder=self.encoder(method, seed) if method else None, readout=readout)
+
+        return Row(key, table, name, variant, at, self.seeds if method and method.uses_seed else 1, paper or key)
 
     def tuned_row(self, key: str, table: int, name: str, variant: str, layers: Sequence[Method], **changes: Any) -> Row:
         """A row of Table 3 or 4; without layers the net starts from random weights."""

@@ -10,6 +10,6 @@ def figure1(s: Settings) -> Experiment:
     filters = tuple(s.encoder(method(s, f"k{k}")) for k in (70, 40, 25, 10))
     # Other profiles would train them for nothing else.
     starts = ("zeros", "centered") if s.profile in ("smoke", "quick") else ()
-    compared = tuple(s.encoder(s.k_sparse(k=25, bias_init=start)) for start in starts)
+    compared = tuple(s.encoder(s.method("k_sparse", k=25, bias_init=start)) for start in starts)
     figures = ("fig1", "fig1_starts", "one_digit")
     return Experiment(notebook="01_sparsity_sweep_filters", figures=figures, filters=filters, compared=compared)

@@ -6,5 +6,5 @@ from replication.experiments.base import Experiment, Settings, experiment
 @experiment("figure3", "smoke", "quick", "paper", "full", data=("patches",))
 def figure3(s: Settings) -> Experiment:
     """One autoencoder; its filters and their Gabor fits."""
-    filters = (s.encoder(s.k_sparse(k=50)),)
+    filters = (s.encoder(s.method("k_sparse", k=50)),)
     return Experiment(notebook="05_natural_patch_filters", figures=("fig3", "gabor"), filters=filters)

@@ -10,6 +10,6 @@ def figure4(s: Settings) -> Experiment:
     models = {
         "ReLU autoencoder": s.encoder(method(s, "relu")),
         "dropout, 50% hidden, 20% input": s.encoder(method(s, "both")),
-        **{f"k-sparse, k = {k}": s.encoder(s.k_sparse(k=k)) for k in (70, 15)},
+        **{f"k-sparse, k = {k}": s.encoder(s.method("k_sparse", k=k)) for k in (70, 15)},
     }
     return Experiment(notebook="04_activity_histograms", figures=("fig4", "kl_sparse"), models=models)

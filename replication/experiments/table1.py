@@ -23,5 +23,6 @@ def table1(s: Settings) -> Experiment:
 def as_printed(s: Settings) -> Experiment:
     """The k-sparse rows with the paper's settings."""
     name = "k-sparse autoencoder"
-    rows = [s.readout_row(f"k{k}_printed", 1, name, f"k={k}, as printed", s.k_sparse(k=k), f"k{k}") for k in _KS]
+    nets = {k: s.method("k_sparse", k=k) for k in _KS}
+    rows = [s.readout_row(f"k{k}_printed", 1, name, f"k={k}, as printed", net, f"k{k}") for k, net in nets.items()]
     return Experiment(shown_in=("table1",), rows=tuple(rows))

@@ -11,7 +11,6 @@ import pandas as pd
 
 from ksae_lib.estimator import PRETRAINED
 from ksae_lib.io import KsaeError
-from replication.experiments.profiles import PROFILES
 from replication.report.claims import claims
 from replication.report.tables import error_table, markdown, readable, readable_sweeps, sweep_table, table_title
 from replication.report.verdicts import INTERVAL_NOTE
@@ -66,7 +65,9 @@ class Blocks:
 
     def __init__(self, root: Path) -> None:
         self._benchmarks = root / "benchmarks" / "results"
-        self._studies = {name: Study(name, results=root / "results", evidence=root / "results") for name in PROFILES}
+        self._studies = {
+            name: Study(name, results=root / "results", evidence=root / "results") for name in ("quick", "paper")
+        }
         quick = self._studies["quick"]
         self.makers: dict[str, Callable[[], str]] = {
             "table1": lambda: markdown(readable(error_table(quick, 1).dropna(subset="paper_error"))[_SHORT]),

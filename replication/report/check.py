@@ -97,7 +97,9 @@ def check_row(study: Study, table: int, key: str) -> Iterator[str]:
         StoreError: a run lacks what is counted.
     """
     in_table = shown_rows(study, table) if table in study.table_numbers else []
-    rows, key = {one.row.key: one for one in in_table if one.committed}, key.replace("=", "")
+    rows = {one.row.key: one for one in in_table if one.committed}
+    # A row is named as its variant is printed, too: k=25 for k25.
+    key = key if key in rows else key.replace("=", "")
     if key not in rows:
         choice = f"rows that have some: {', '.join(rows) or 'none'}"
         raise KsaeError(f"Table {table} of profile {study.profile} has no row {key!r} with committed runs; {choice}.")

@@ -77,11 +77,9 @@ def compare(first: Sequence[StoredRun], second: Sequence[StoredRun]) -> Comparis
 
 def holm(ps: Sequence[float]) -> list[float]:
     """The p values of one family after Holm (1979), in their order: significant at 5% together if below 0.05."""
-    order, adjusted, largest = np.argsort(ps), [0.0] * len(ps), 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(ps) - rank) * ps[index]))
-        adjusted[index] = largest
-    return adjusted
+    order = np.argsort(ps)
+    adjusted = np.maximum.accumulate(np.arange(len(ps), 0, -1) * np.array(ps)[order]).clip(max=1.0)
+    return [float(p) for p in adjusted[np.argsort(order)]]
 
 
 def paired_table(study: Study, table: int) -> pd.DataFrame:

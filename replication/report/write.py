@@ -27,7 +27,7 @@ def report_texts(study: Study) -> dict[Path, str]:
         texts[base.with_suffix(".md")] = f"{note}\n{tables.markdown(shown)}"
         latex = shown.to_latex(index=False, escape=True).translate(_LATEX)
         texts[base.with_suffix(".tex")] = f"% {note}{latex}"
-        best = table.set_index("key")["variant"].to_dict()[BEST_K[number]]
+        best = table.set_index("key")["variant"].get(BEST_K[number], "")
         against = f"{title}: {best} against every other row. {COMPARISON_NOTE}\n\n"
         written.append((f"{base.name}_paired", paired_table(study, number), "key", against))
     for name, table, hidden, above in written:

@@ -187,6 +187,11 @@ def test_the_last_batch_is_at_least_half_full(examples: int, size: int, even: in
         assert fitted.fit(given).history_["loss"].tolist() == [row["loss"] for row in rows]
 
 
+def test_a_batch_size_beyond_the_examples_is_one_batch_of_all(digits: np.ndarray) -> None:
+    all_at_once, more = (coder(units=30, k=3, epochs=2, batch_size=size).fit(digits) for size in (len(digits), 10**9))
+    assert all_at_once.history_["loss"].tolist() == more.history_["loss"].tolist()
+
+
 def test_one_example_more_does_not_undo_the_last_epoch(digits: np.ndarray) -> None:
     scores = {n: coder(units=60, k=5).fit(digits[:n]).score(digits[:n]) for n in (100, 101, 149, 1700, 1701)}
     assert scores[101] > scores[100] - 0.02 and scores[1701] > scores[1700] - 0.02 and scores[149] > scores[100]

@@ -130,6 +130,10 @@ def test_what_cannot_be_checked_is_said_in_one_sentence(carried_out: Study) -> N
             list(check_row(carried_out, table, "k26"))
 
 
+def test_a_row_whose_key_has_a_sign_is_found() -> None:
+    assert next(check_row(Study("paper"), 3, "k_sparse, α = 3")).startswith("test error of finetune-k25-")
+
+
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     """Evidence with three seeds of a row, and its tables."""

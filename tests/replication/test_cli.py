@@ -181,7 +181,7 @@ def test_the_testbed_scores_a_function_of_the_folder_one_is_in(
     code = "def fit(x, units, k, epochs, seed):\n    return x[:units], lambda new: new @ x[:units].T\n"
     (tmp_path / "my_module.py").write_text(code, encoding="utf-8")
     assert main(["testbed", "--method", "my_module:fit", "--profile", "smoke"]) == 0
-    text = (study.notebooks / "12_ground_truth.ipynb").read_text(encoding="utf-8")
+    text = (study.notebooks / "testbed.ipynb").read_text(encoding="utf-8")
     assert "| my_module:fit | " in text
 
 

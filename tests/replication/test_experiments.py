@@ -198,9 +198,9 @@ def test_what_is_misspelt_or_impossible_is_refused_in_one_sentence() -> None:
     quick = settings("quick", "mnist")
     assert quick is not None
     for call, message in (
-        (lambda: quick.k_sparse(kk=40), "unexpected keyword argument 'kk'"),
-        (lambda: quick.k_sparse(epochs=float("nan")), "epochs = nan"),
-        (lambda: quick.k_sparse(units=-1), "units = -1"),
+        (lambda: quick.method("k_sparse", kk=40), "unexpected keyword argument 'kk'"),
+        (lambda: quick.method("k_sparse", epochs=float("nan")), "epochs = nan"),
+        (lambda: quick.method("k_sparse", units=-1), "units = -1"),
         (lambda: quick.method("rbm", k=3), "unexpected keyword argument 'k'"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
