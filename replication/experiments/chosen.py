@@ -64,7 +64,7 @@ _MNIST_NETS = {
     "rbm": Chosen("RBM + F.T.", "", "rbm", {}),
     "dropout": Chosen("Shallow dropout AE + F.T.", _DROPOUT, "dropout", {}),
     "denoising": Chosen("Denoising AE + F.T.", _DENOISING, "denoising", {}),
-    "deep_dropout": Chosen(_DEEP, f"{_STAGES}, {_DROPOUT}", "dropout upper", {"learning_rate": 0.3}),
+    "deep_dropout": Chosen(_DEEP, f"{_STAGES}, {_DROPOUT}", "dropout upper", {"learning_rate": 0.22}),
     "k_sparse": Chosen("k-sparse AE + F.T.", "k=25", "k25", {"alpha": 6.0}),
     "deep_k_sparse": Chosen(_K_NET, f"k=25, {_STAGES}", "k25 k25", {"learning_rate": 0.3, "alpha": 6.0}),
     "at_once": Chosen(_K_NET, "k=25, all layers at once", "k25 k25", {"layerwise": False, "alpha": 6.0}),
