@@ -88,19 +88,19 @@ def _verb(
     made.set_defaults(command=function)
     made.add_argument("--profile", default="quick", help="smoke, quick, paper, full or search (default: %(default)s)")
     made.add_argument("--seeds", type=int, help="seeds per table row (default: the profile's)")
-    made.add_argument("--results", type=Path, help="folder of your results (default: results/local)")
+    made.add_argument("--results", help="folder of your results (default: results/local)")
     made.add_argument("--update-evidence", action="store_true", help="write the committed runs, tables and notebooks")
     return made
 
 
 def _at_least_one(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not possible: at least 1")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not possible: choose a whole number of at least 1")
     return int(text)
 
 
 def _study(options: argparse.Namespace) -> Study:
-    study = Study(options.profile, options.seeds, options.results)
+    study = Study(options.profile, options.seeds, options.results and Path(options.results))
     if options.update_evidence:
         study = Study(options.profile, options.seeds, study.evidence_root, study.evidence_root)
     os.environ |= study.environment

@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from socket import gethostname
 from typing import IO
@@ -23,16 +23,25 @@ _POLL_SECONDS = 0.3
 def owner(folder: Path) -> Iterator[None]:
     """Hold a folder of results, which started steps learn from the environment; a ``KsaeError`` if it is held."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as held, (folder / ".steps").open("a") as steps:
-        is_busy, deadline = not _taken(held), time.monotonic() + _PATIENCE_SECONDS
-        # Steps of a workflow that was killed see that it is gone, and end.
-        while not is_busy and not _taken(steps):
+    path = folder / ".lock"
+    busy = KsaeError(f"Another 'ksae reproduce' is at work on {folder}: wait for it or stop it.")
+    with path.open("a") as held, (folder / ".steps").open("a") as steps:
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        # A step that looks whether its workflow is gone holds the lock for a moment.
+        while not _taken(held, fcntl.LOCK_EX):
+            if time.monotonic() > deadline or psutil.pid_exists(int(path.read_text(encoding="ascii") or -1)):
+                raise busy
             time.sleep(_POLL_SECONDS)
-            is_busy = time.monotonic() > deadline
-        if is_busy:
-            raise KsaeError(f"Another 'ksae reproduce' is at work on {folder}: wait for it or stop it.")
+        held.truncate(0)
+        held.write(str(os.getpid()))
+        held.flush()
+        # Steps of a workflow that was killed see that the lock is another's, and end.
+        while not _taken(steps, fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                raise busy
+            time.sleep(_POLL_SECONDS)
         fcntl.flock(steps, fcntl.LOCK_UN)
-        os.environ[_OWNER] = f"{os.getpid()} {gethostname()} {folder}"
+        os.environ[_OWNER] = f"{os.getpid()} {gethostname()} {path}"
         try:
             yield
         finally:
@@ -43,28 +52,26 @@ def follow_owner() -> None:
     """End this process, whatever it does, as soon as the workflow that started it is gone; without one do nothing."""
     if _OWNER not in os.environ:
         return
-    number, host, folder = os.environ[_OWNER].split(" ", 2)
+    number, host, name = os.environ[_OWNER].split(" ", 2)
     if host != gethostname():
         # A job of a cluster: its scheduler ends it, and locks need not reach from one machine to the next.
         return
-    path = Path(folder, ".steps")
-    steps = path.open("a")
+    path = Path(name)
+    steps = path.with_name(".steps").open("a")
     fcntl.flock(steps, fcntl.LOCK_SH)
 
     def watch() -> None:
-        with steps:
-            with suppress(psutil.NoSuchProcess):
-                workflow = psutil.Process(int(number))
-                while workflow.is_running() and workflow.status() != psutil.STATUS_ZOMBIE:
-                    time.sleep(_POLL_SECONDS)
+        with steps, path.open("r") as lock:
+            while not _taken(lock, fcntl.LOCK_SH) and path.read_text(encoding="ascii") == number:
+                time.sleep(_POLL_SECONDS)
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _taken(file: IO[str]) -> bool:
+def _taken(file: IO[str], how: int) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -20,7 +20,7 @@ def run_search(study: Study, name: str, trials: int) -> None:
     and the same errors lead to the same proposals: a search that was interrupted goes on where it was.
 
     Raises:
-        KsaeError: there is no search of that name.
+        KsaeError: there is no search of that name, or more trials than these are recorded.
     """
     import optuna
 
@@ -29,6 +29,11 @@ def run_search(study: Study, name: str, trials: int) -> None:
     if name not in found:
         raise KsaeError(f"There is no search {name!r} in profile {study.profile}: choose one of {', '.join(found)}.")
     one = found[name]
+    record = TRIALS if study.updates_evidence else study.folder / TRIALS.name
+    others = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    shortest, *longer = one.rungs
+    if trials < (recorded := sum(done["epochs"] == shortest for done in others.get(name, []))):
+        raise KsaeError(f"{recorded} trials of {name} are recorded: give as many, or more, with --trials.")
     tried: list[dict[str, Any]] = []
 
     def error_of(settings: dict[str, Any], epochs: int) -> float:
@@ -41,7 +46,6 @@ def run_search(study: Study, name: str, trials: int) -> None:
         print(f"{name}: {json.dumps(tried[-1])}: {error:.2f}%", flush=True)
         return float(error)
 
-    shortest, *longer = one.rungs
     optimizer = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
     errors: list[tuple[float, dict[str, Any]]] = []
     for _ in range(trials):
@@ -52,8 +56,6 @@ def run_search(study: Study, name: str, trials: int) -> None:
     for epochs in longer:
         errors.sort(key=lambda found: found[0])
         errors = [(error_of(settings, epochs), settings) for _, settings in errors[: -(-len(errors) // 3)]]
-    record = TRIALS if study.updates_evidence else study.folder / TRIALS.name
-    others = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     write_text(record, json.dumps({**others, name: tried}, indent=1, sort_keys=True) + "\n")
 
 

@@ -77,7 +77,7 @@ def selected(study: Study, only: str) -> tuple[Experiment, ...]:
     """The experiments named, or all but those on NORB's files and on its stand-in; a ``KsaeError`` of unknown names."""
     if not only:
         return tuple(one for one in study.experiments if "norb" not in one.data)
-    named = [study.experiment(name.strip()) for name in only.split(",") if name.strip()]
+    named = [study.experiment(name.strip()) for name in only.split(",")]
     return tuple({one.name: one for one in named}.values())
 
 

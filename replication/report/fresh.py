@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from replication.experiments.base import Experiment
@@ -90,9 +91,7 @@ def _orphans(study: Study, texts: set[Path]) -> Iterator[Path]:
         first, *rest = path.relative_to(study.folder).parts
         if not path.is_file() or path in known or first.startswith(".") or (first == "runs" and rest[0][0] == "."):
             continue
-        try:
+        with suppress(StoreError):
             if first == "runs" and len(rest) == 2 and rest[1] in (*FILES, WEIGHTS) and study.evidence.read(rest[0]):
                 continue
-        except StoreError:
-            pass
         yield path

@@ -47,8 +47,10 @@ def write_report(study: Study) -> list[Path]:
         The files written.
 
     Raises:
-        KsaeError: a document has an unknown or lost marker.
+        KsaeError: a document has an unknown or lost marker; of evidence, a run that cannot be read.
     """
+    for name in study.evidence.names() if study.updates_evidence else ():
+        study.evidence.read(name)
     texts = report_texts(study)
     if study.updates_evidence:
         texts |= {study.folder / MANIFEST: study.evidence.manifest()} | outdated(study.evidence_root.parent)

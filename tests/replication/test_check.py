@@ -196,6 +196,15 @@ def test_a_changed_digit_of_any_run_is_found(study: Study) -> None:
     assert any("<<<<<<<" in line for line in stale(study)), "what is no manifest is told of"
 
 
+def test_a_report_of_evidence_refuses_a_damaged_run(study: Study) -> None:
+    before = (study.tables / "table1.md").read_text(encoding="utf-8")
+    name = study.store.names()[0]
+    (study.store.root / name / "history.csv").unlink()
+    with pytest.raises(StoreError, match=f"{name} cannot be read"):
+        write_report(study)
+    assert (study.tables / "table1.md").read_text(encoding="utf-8") == before
+
+
 def test_the_command_checks_runs_and_rows(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     from ksae_lib.cli import main
 

@@ -140,7 +140,7 @@ def test_impossible_numbers_of_jobs_are_wrong_usage(jobs: str, capsys: pytest.Ca
     with pytest.raises(SystemExit) as stopped:
         main(["reproduce", "--profile", "smoke", "--jobs", jobs])
     assert stopped.value.code == 2
-    assert "--jobs" in capsys.readouterr().err
+    assert f"{jobs!r} is not possible: choose a whole number of at least 1" in capsys.readouterr().err
 
 
 def test_reproduce_shows_the_tables_of_the_data_that_was_asked_for(

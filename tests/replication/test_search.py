@@ -68,6 +68,13 @@ def test_the_best_third_of_the_trials_goes_on(written: Path) -> None:
     assert all(run["epochs"] == 3 for run in runs if "diverged" in run)
 
 
+def test_fewer_trials_do_not_replace_a_record(written: Path) -> None:
+    recorded = tried(written, 6)
+    with pytest.raises(KsaeError, match="6 trials of table1 denoising are recorded"):
+        tried(written, 5)
+    assert tried(written, 6) == recorded
+
+
 def test_the_same_errors_lead_to_the_same_trials(written: Path) -> None:
     assert tried(written, 12) == tried(written, 12)
 

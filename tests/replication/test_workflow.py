@@ -33,6 +33,12 @@ def all_steps(study: Study, only: str, **changes: bool) -> list[Step]:
     return steps(study, only, **{"force": False, "stale": True, "resume": True} | changes)[0]
 
 
+def test_an_empty_name_selects_nothing(study: Study) -> None:
+    for only in (",", " "):
+        with pytest.raises(KsaeError, match="There is no experiment ''"):
+            all_steps(study, only)
+
+
 def planned(study: Study, only: str = "figure1", **changes: bool) -> list[str]:
     """Ids of the runs that steps carry out, each of which must run."""
     made, forced, _ = steps(study, only, **{"force": False, "stale": True, "resume": True} | changes)
