@@ -115,20 +115,20 @@ def filter_panels(
         rows, columns: filters shown of each.
         fits: how well a Gabor function fits each of the first live units; these are shown, the best fit first.
     """
-    mosaics, order = {}, np.argsort(-np.array(fits), kind="stable") if fits else slice(None)
+    mosaics, order = [], np.argsort(-np.array(fits), kind="stable") if fits else slice(None)
     for run, model in nets:
         live = metrics.live_units(model, x)
         weight = model.weight.detach().numpy()[live][order]
-        mosaics[net_title(run, int(live.sum()))] = filter_mosaic(weight, shape, rows, columns)
-    height, width = next(iter(mosaics.values())).shape[:2]
+        mosaics.append((net_title(run, int(live.sum())), filter_mosaic(weight, shape, rows, columns)))
+    height, width = mosaics[0][1].shape[:2]
     figure, axes = plt.subplots(len(mosaics), figsize=(12, (12 * height / width + 0.4) * len(mosaics)), squeeze=False)
-    for axis, (title, mosaic) in zip(axes[:, 0], mosaics.items(), strict=True):
+    for axis, (title, mosaic) in zip(axes[:, 0], mosaics, strict=True):
         _show(axis, np.nan_to_num((mosaic + 1) / 2, nan=1) if mosaic.ndim == 3 else mosaic)
         axis.set_title(title, loc="left")
     return figure
 
 
-def one_digit(model: KSparseAutoencoder, x: np.ndarray, shape: tuple[int, ...], columns: int = 5) -> Figure:
+def one_digit(model: KSparseAutoencoder, x: np.ndarray, shape: tuple[int, ...]) -> Figure:
     """How one image is coded (section 2.1): b' and the terms z_j w_j of the kept units, which add up to x̂; x beside it.
 
     Terms are images on one scale, blue below 0 and red above, the largest first.
@@ -137,7 +137,6 @@ def one_digit(model: KSparseAutoencoder, x: np.ndarray, shape: tuple[int, ...], 
         model: a trained autoencoder.
         x: one image (shape: [inputs]).
         shape: of the image, see ``Dataset.image_shape``.
-        columns: terms in a row.
     """
     with torch.no_grad():
         reconstruction, code = (part[0].numpy() for part in model(torch.from_numpy(x[None])))
@@ -145,7 +144,7 @@ def one_digit(model: KSparseAutoencoder, x: np.ndarray, shape: tuple[int, ...], 
         bias = model.visible_bias.numpy()
     kept = np.flatnonzero(code)
     kept = kept[np.argsort(-np.linalg.norm(terms[kept], axis=1), kind="stable")]
-    mosaic = _mosaic(_pictures(terms[kept], shape), -(-len(kept) // columns), columns)
+    mosaic = _mosaic(_pictures(terms[kept], shape), -(-len(kept) // 5), 5)
     start, end, whole = _pictures(np.stack([bias, reconstruction, x]), shape)
     grey, most = (float(x.min()), float(x.max())), float(np.nanpercentile(np.abs(mosaic), 99.5))
     titles = ("bias b'", f"+ the {len(kept)} terms z w of the kept units", "= reconstruction x̂", "image x")
@@ -157,20 +156,21 @@ def one_digit(model: KSparseAutoencoder, x: np.ndarray, shape: tuple[int, ...], 
 
 
 def error_against_k(study: Study) -> Figure:
-    """Test error against k with 95% intervals, of the experiment on the gap; the paper's points."""
+    """Test error against k with 95% intervals, of the experiment on the gap, moved apart by 3% of k; the paper's."""
     table = sweep_table(study)
     table = table[table["is_base"] | (table["factor"] == "schedule")].drop_duplicates(["k", "is_base"]).sort_values("k")
     figure, axis = plt.subplots(figsize=(6.4, 3.6))
-    for is_base, label in ((True, "constant k"), (False, "k falls during training")):
+    for is_base, label, apart in ((True, "constant k", 0.985), (False, "k falls during training", 1.015)):
         found = table[table["is_base"] == is_base]
         if len(found):
-            line = axis.errorbar(found["k"], found["test_error_mean"], found["test_error_half"], fmt="o-", capsize=3)
+            k, error = apart * found["k"], found["test_error_mean"]
+            line = axis.errorbar(k, error, found["test_error_half"], fmt="o-", capsize=3)
             is_last = found["k"].max() == table["k"].max()
             place: Any = {"xytext": (8, 0), "va": "center"} if is_last else {"xytext": (0, 16), "ha": "center"}
-            end = tuple(found[["k", "test_error_mean"]].iloc[-1])
+            end = k.iloc[-1], error.iloc[-1]
             axis.annotate(label, end, textcoords="offset points", color=line[0].get_color(), **place)
     paper: list[Any] = [paper_figure(1, f"k{k}") for k in _PAPER_KS]
-    axis.plot(_PAPER_KS, paper, "s", color="0.2", markerfacecolor="none", markersize=9, zorder=3)
+    axis.plot(_PAPER_KS, paper, "s", color="0.2", markerfacecolor="none", markersize=11, zorder=0)
     axis.annotate("the paper", (_PAPER_KS[1], paper[1]), (0, -16), textcoords="offset points", ha="center", color="0.2")
     axis.set(xlabel="k, units kept of 1000", ylabel="test error", ylim=(0, None), xscale="log")
     axis.yaxis.set_major_formatter(PercentFormatter(decimals=1))
@@ -210,7 +210,7 @@ def gabor_histogram(explained: dict[str, list[float]]) -> Figure:
     for i, (label, values) in enumerate(explained.items()):
         axis.hist(values, np.linspace(0, 1, 41).tolist(), alpha=0.6)
         axis.annotate(label, (0.98, 0.92 - 0.09 * i), xycoords="axes fraction", ha="right", color=f"C{i}")
-    axis.set(xlabel="variance explained by the best Gabor function", ylabel="filters", xlim=(0, 1))
+    axis.set(xlabel="variance explained by the best Gabor function", ylabel="number of filters", xlim=(0, 1))
     axis.xaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
@@ -222,25 +222,29 @@ def draw_line(axis: Axes, label: str, x: Any, y: Any, low: Any, high: Any, **how
 
 
 def name_lines(axis: Axes, apart: float) -> None:
-    """Each label of a line beside its right end, in its colour; labels keep apart by a share of the panel's height."""
-    axis.margins(x=0)
+    """The lines' labels beside the panel, with leaders to their ends; they keep apart by a share of its height."""
     axis.get_ylim()  # Limits are found only when they are asked for.
     place = axis.transScale + axis.transLimits
     named = [line for line in axis.lines if not str(line.get_label()).startswith("_")]
-    ends = [(float(place.transform((0, np.asarray(line.get_ydata())[-1]))[1]), line) for line in named]
-    ends.sort(key=lambda end: end[0])
+    ends = [(*place.transform(np.asarray(line.get_xydata(), dtype=float)[-1]), line) for line in named]
+    ends.sort(key=lambda end: end[1])
     steps = apart * np.arange(len(ends))
-    heights = isotonic_regression(np.array([end for end, _ in ends]) - steps).x + steps
-    for height, (_, line) in zip(heights, ends, strict=True):
-        text = axis.annotate(str(line.get_label()), (1, height), (5, 0), "axes fraction", "offset points", va="center")
-        text.set(color=line.get_color(), fontsize=9)
+    heights = isotonic_regression(np.array([end[1] for end in ends]) - steps).x
+    heights = heights.clip(0, max(0, 1 - apart * (len(ends) - 1))) + steps
+    for height, (x, y, line) in zip(heights, ends, strict=True):
+        colour = line.get_color()
+        leader = {"arrowstyle": "-", "color": colour, "lw": 0.6, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
+        text = axis.annotate(str(line.get_label()), (x, y), (1.04, height), "axes fraction", arrowprops=leader)
+        text.set(color=colour, fontsize=9, va="center")
 
 
 def training_curves(histories: dict[int, pd.DataFrame], units: int) -> Figure:
     """Loss, k and live units against the epoch, one line for each k."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.2))
     labels = {"loss": "E = ‖x − x̂‖² per image", "k": "units kept, k(t)", "live_units": "units kept at least once"}
-    axes[2].axhspan(units, units, edgecolor="0.7", linestyle=":")
+    axes[2].set_ylim(0, 1.12 * units)
+    axes[2].axhline(units, color="0.5", linestyle=":", label="_")
+    axes[2].text(0.5, 1.02 * units, "all units", transform=axes[2].get_yaxis_transform(), color="0.4", ha="center")
     for axis, (column, label) in zip(axes, labels.items(), strict=True):
         for k, history in histories.items():
             axis.plot(history["epoch"] + 1, history[column], label=f"k = {k}")

@@ -22,10 +22,12 @@ from replication.report.figures import (
     example_panel,
     filter_mosaic,
     finetuning_curves,
+    name_lines,
     one_digit,
     save_figure,
     what_it_takes,
 )
+from replication.report.paired import BEST_K
 from replication.report.tables import (
     COLUMNS,
     error_table,
@@ -246,9 +248,9 @@ def test_one_digit_shows_terms_that_add_up_to_the_reconstruction(tmp_path: Path)
     model = KSparseAutoencoder(6, 9, 4)
     model.initialize(std=0.5)
     x = torch.rand(6)
-    figure = one_digit(model, x.numpy(), (2, 3), columns=2)
+    figure = one_digit(model, x.numpy(), (2, 3))
     bias, mosaic, reconstruction, image = (np.ma.filled(axis.images[0].get_array(), np.nan) for axis in figure.axes)
-    terms = [mosaic[top : top + 2, left : left + 3] for top in (0, 3) for left in (0, 4)]
+    terms = [mosaic[:, left : left + 3] for left in (0, 4, 8, 12)]
     assert np.allclose(bias + sum(terms), reconstruction, atol=1e-6)
     assert np.allclose(reconstruction.ravel(), model(x[None])[0][0].detach(), atol=1e-6)
     assert np.array_equal(image.ravel(), x.numpy())
@@ -302,10 +304,33 @@ def test_fine_tuning_has_the_binomial_band_and_names_that_do_not_overlap() -> No
     half = 1.96 * math.sqrt(error * (100 - error) / 10_000)
     assert [at_end.min(), at_end.max()] == pytest.approx([error - half, error + half])
     for axis in figure.axes:
-        heights = sorted(text.xy[1] for text in axis.texts)  # type: ignore[attr-defined]
+        heights = sorted(text.xyann[1] for text in axis.texts)  # type: ignore[attr-defined]
         assert np.diff(heights).min() > 0.099
         assert {text.get_color() for text in axis.texts} == {line.get_color() for line in axis.lines}
     plt.close(figure)
+
+
+def test_names_stay_beside_the_panel_and_point_to_the_ends_of_their_lines() -> None:
+    figure, axis = plt.subplots()
+    name_lines(axis, 0.1)
+    assert not axis.texts, "no line has a name"
+    for end in (0.0, 0.01, 1.0):
+        axis.plot([0, 1, 2], [0.5, 0.5, end], label=f"{end}")
+    axis.set(xlim=(0, 4), ylim=(0, 1))
+    name_lines(axis, 0.1)
+    said = {text.get_text(): (text.xy, text.xyann[1]) for text in axis.texts}  # type: ignore[attr-defined]
+    assert said == {
+        "0.0": ((0.5, 0.0), pytest.approx(0.0)),
+        "0.01": ((0.5, pytest.approx(0.01)), pytest.approx(0.1)),
+        "1.0": ((0.5, 1.0), pytest.approx(1.0)),
+    }
+    plt.close(figure)
+
+
+def test_a_table_without_the_best_row_has_no_comparisons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BEST_K, 1, "gone")
+    names = {path.name for path in report_texts(Study("quick", results=tmp_path, evidence=tmp_path))}
+    assert "table1.md" in names and "table1_paired.md" not in names
 
 
 def test_alpha_has_a_row_of_panels_for_each_kind_of_net_and_means_over_seeds() -> None:
