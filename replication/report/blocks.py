@@ -65,9 +65,8 @@ class Blocks:
 
     def __init__(self, root: Path) -> None:
         self._benchmarks = root / "benchmarks" / "results"
-        self._studies = {
-            name: Study(name, results=root / "results", evidence=root / "results") for name in ("quick", "paper")
-        }
+        where = root / "results"
+        self._studies = {name: Study(name, results=where, evidence=where) for name in ("quick", "paper")}
         quick = self._studies["quick"]
         self.makers: dict[str, Callable[[], str]] = {
             "table1": lambda: markdown(readable(error_table(quick, 1).dropna(subset="paper_error"))[_SHORT]),

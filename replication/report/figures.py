@@ -144,7 +144,8 @@ def one_digit(model: KSparseAutoencoder, x: np.ndarray, shape: tuple[int, ...]) 
         bias = model.visible_bias.numpy()
     kept = np.flatnonzero(code)
     kept = kept[np.argsort(-np.linalg.norm(terms[kept], axis=1), kind="stable")]
-    mosaic = _mosaic(_pictures(terms[kept], shape), -(-len(kept) // 5), 5)
+    columns = 5
+    mosaic = _mosaic(_pictures(terms[kept], shape), -(-len(kept) // columns), columns)
     start, end, whole = _pictures(np.stack([bias, reconstruction, x]), shape)
     grey, most = (float(x.min()), float(x.max())), float(np.nanpercentile(np.abs(mosaic), 99.5))
     titles = ("bias b'", f"+ the {len(kept)} terms z w of the kept units", "= reconstruction x̂", "image x")
@@ -156,7 +157,7 @@ def one_digit(model: KSparseAutoencoder, x: np.ndarray, shape: tuple[int, ...]) 
 
 
 def error_against_k(study: Study) -> Figure:
-    """Test error against k with 95% intervals, of the experiment on the gap, moved apart by 3% of k; the paper's."""
+    """Test error against k with 95% intervals, of the experiment on the gap, lines moved apart; the paper's points."""
     table = sweep_table(study)
     table = table[table["is_base"] | (table["factor"] == "schedule")].drop_duplicates(["k", "is_base"]).sort_values("k")
     figure, axis = plt.subplots(figsize=(6.4, 3.6))
@@ -243,7 +244,7 @@ def training_curves(histories: dict[int, pd.DataFrame], units: int) -> Figure:
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.2))
     labels = {"loss": "E = ‖x − x̂‖² per image", "k": "units kept, k(t)", "live_units": "units kept at least once"}
     axes[2].set_ylim(0, 1.12 * units)
-    axes[2].axhline(units, color="0.5", linestyle=":", label="_")
+    axes[2].axhline(units, color="0.5", linestyle=":")
     axes[2].text(0.5, 1.02 * units, "all units", transform=axes[2].get_yaxis_transform(), color="0.4", ha="center")
     for axis, (column, label) in zip(axes, labels.items(), strict=True):
         for k, history in histories.items():
