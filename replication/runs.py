@@ -246,7 +246,7 @@ class RunStore:
 
     def names(self) -> list[str]:
         """Ids of the runs that have a folder, in order."""
-        return sorted(p.name for p in self.root.iterdir() if p.name[0] != ".") if self.root.is_dir() else []
+        return sorted(p.name for p in self.root.glob("[!.]*") if p.is_dir())
 
     def manifest(self) -> str:
         """Digest of every file of every whole run but the weights, as ``sha256sum`` writes it beside the store."""

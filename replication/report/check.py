@@ -92,8 +92,7 @@ def check_row(study: Study, table: int, key: str) -> Iterator[str]:
     Those are the row's own, of the same runs with twice the epochs, and, for the pooled spread, of the other rows.
 
     Raises:
-        KsaeError: mean, interval or verdict differ from ``tables/table….csv``, or a run from its mistakes.
-        KsaeError: there is no such row, or it has no runs.
+        KsaeError: no such row, or one without runs; another mean, interval, verdict, or error than its mistakes give.
         StoreError: a run lacks what is counted.
     """
     in_table = shown_rows(study, table) if table in study.table_numbers else []

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+from collections import defaultdict
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from ksae_lib.io import write_text
 from replication.provenance import provenance
 from replication.report.tables import markdown
 from replication.report.verdicts import FEWEST_SEEDS
-from replication.runs import EncoderRun, StoredRun, to_json
+from replication.runs import EncoderRun, StoredRun, StoreError, to_json
 from replication.study import Study
 
 SAME, NOISE, DIFFERENT = "same to the digit", "within seed noise", "different"
@@ -25,20 +27,20 @@ RULE = (
 
 
 def comparison(study: Study) -> pd.DataFrame:
-    """Every own run that has a committed counterpart, beside it.
+    """Every own run that has a committed counterpart, beside it; ``report --check`` names damaged ones, left out here.
 
     Returns:
         ``run_id``, ``measure`` (``test_error`` in percent or ``loss``), ``committed``, ``own``, ``outcome``, and
         ``same_code``: whether the committed run is of the code that is here.
     """
-    ids = [] if study.updates_evidence else sorted({*study.store.names()} & {*study.evidence.names()})
-    evidence = {name: study.evidence.read(name) for name in (study.evidence.names() if ids else ())}
-    of_seeds: dict[str, list[StoredRun]] = {}
-    for stored in evidence.values():
-        of_seeds.setdefault(_without_seeds(stored), []).append(stored)
+    evidence: dict[str, StoredRun] = {}
+    of_seeds = defaultdict[str, list[StoredRun]](list)
+    for name in study.evidence.names() if study.store.names() and not study.updates_evidence else ():
+        with suppress(StoreError):
+            evidence[name] = study.evidence.read(name)
+            of_seeds[_without_seeds(evidence[name])].append(evidence[name])
     records = []
-    for name in ids:
-        committed = evidence[name]
+    for name, committed in evidence.items():
         # What cannot be read is carried out again when it is asked for.
         if (own := study.store.find(committed.run)) is None:
             continue
@@ -46,7 +48,7 @@ def comparison(study: Study) -> pd.DataFrame:
         if measure in own.metrics and measure in committed.metrics:
             outcome = _outcome(own, committed, measure, of_seeds[_without_seeds(own)])
             pair = committed.metrics[measure], own.metrics[measure]
-            records.append((own.run.run_id, measure, *pair, outcome, committed.is_current))
+            records.append((name, measure, *pair, outcome, committed.is_current))
     return pd.DataFrame(records, columns=["run_id", "measure", "committed", "own", "outcome", "same_code"])
 
 
@@ -86,9 +88,8 @@ def write_comparison(study: Study) -> tuple[Path, str]:
     Returns:
         The Markdown file, and the summary of what it says.
     """
-    table, here = comparison(study), provenance()
+    table, here, date = comparison(study), provenance(), datetime.now(UTC).date().isoformat()
     said = summary(table)
-    date = datetime.now(UTC).date().isoformat()
     record = {"profile": study.profile, "date": date, **here, "rule": RULE, "runs": table.to_dict("records")}
     title = f"# Profile {study.profile}: these runs beside the committed ones"
     machine = f"Date {date}, commit {here['git_commit']}, machine {here['hardware']}, versions {here['versions']}."

@@ -89,3 +89,13 @@ def test_a_comparison_can_be_sent(committed: Study, tmp_path: Path) -> None:
 def test_evidence_is_not_compared_with_itself(committed: Study) -> None:
     assert len(comparison(committed)) == 0
     assert "None of these runs" in summary(comparison(committed))
+
+
+def test_a_damaged_committed_run_costs_only_its_own_comparison(committed: Study, tmp_path: Path) -> None:
+    study = own_study(committed, tmp_path)
+    for key in ("k25", "pixels"):
+        put(study, readout(study, key), 1.4)
+    (committed.evidence.folder(readout(study, "pixels")) / "metrics.json").write_text("{", encoding="utf-8")
+    (committed.evidence.root / "Thumbs.db").write_bytes(b"")
+    (found,) = comparison(study).to_dict("records")
+    assert found["run_id"] == readout(study, "k25").run_id
