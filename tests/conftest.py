@@ -14,6 +14,16 @@ settings.register_profile("ksae", deadline=None, derandomize=True, database=None
 settings.load_profile("ksae")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test sees the runs of who works here, or the folders that their shell names."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("KSAE_RESULTS", str(tmp_path_factory.mktemp("results")))
+        patched.setenv("KSAE_EVIDENCE", "")
+        patched.delenv("KSAE_OWNER", raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def mnist() -> Dataset:
     return load_data(DataConfig(train_size=1000, validation_size=100, test_size=100))

@@ -73,7 +73,7 @@ def test_info_of_a_model_without_an_estimator(capsys: pytest.CaptureFixture[str]
         (["fit", "cut.npz", "--out", "model"], "cut.npz is not one array"),
         (["fit", "cube.npy", "--out", "model"], "reshape images with"),
         (["fit", "holes.npy", "--out", "model"], "contains NaN."),
-        ([*FIT, "--units", "1000000000000"], "There is not enough memory for this"),
+        ([*FIT, "--units", "1000000000000000"], "There is not enough memory for this"),
         (["info", "words.txt"], "words.txt is damaged or of another kind"),
         (["transform", "words.txt", "x.npy", "--out", "codes.npy"], "words.txt is damaged or of another kind"),
         (["transform", "words.txt", "x.npy", "--out", "codes.csv"], "ends in neither .npz"),
@@ -108,6 +108,13 @@ def test_a_path_that_cannot_be_written_is_told_before_training(
         assert cli.main([*FIT[:3], out, *FIT[4:]]) == 1
         assert capsys.readouterr().err == f"ksae: {said}.\n"
     assert sorted(path.name for path in folder.iterdir()) == ["models", "pipe", "x.npy"]
+
+
+def test_no_verb_writes_over_its_input(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = Path("x.npy").read_bytes()
+    for verb in ("transform", "xray"):
+        assert cli.main([verb, "model", "x.npy", "--out", "x.npy"]) == 1
+        assert "x.npy is an input" in capsys.readouterr().err and Path("x.npy").read_bytes() == before
 
 
 @pytest.mark.parametrize("arguments", [[], ["fit"], ["transforme"], [*FIT, "--k", "few"], [*FIT, "--epoch-count", "3"]])

@@ -20,6 +20,9 @@ BASE = TrainConfig(units=30, k=5, k_start=12, epochs=6, batch_size=20, learning_
 CONFIGS = (BASE, replace(BASE, k=3, seed=1, bias_init="centered"), replace(BASE, k=8, seed=2, learning_rate=0.002))
 
 
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+
 class OnProcessor(GpuEngine):
     """The gpu engine's batches where there is no GPU."""
 
@@ -27,8 +30,11 @@ class OnProcessor(GpuEngine):
         super().__init__(*arguments, device="cpu")
 
 
-@pytest.fixture(params=["gpu", "reference"])
+@pytest.fixture(params=["gpu", "reference", pytest.param("cuda", marks=NEEDS_GPU)])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Of the gpu engine, without a GPU and on one."""
+    if request.param == "cuda":
+        return "gpu"
     monkeypatch.setattr(training, "gpu_missing", lambda: None)
     monkeypatch.setitem(training.ENGINES, "gpu", OnProcessor)
     return request.param
@@ -125,7 +131,9 @@ def test_what_cannot_be_trained_at_once_is_refused(engine: str) -> None:
 
 def test_the_key_of_a_batch_is_what_runs_at_once_must_share() -> None:
     assert len({batch_key(config) for config in CONFIGS}) == 1
-    for other in ({"units": 31}, {"momentum": 0.5}, {"selection": "threshold"}):
+    shared = {"units": 31, "activation": "relu", "selection": "threshold", "epochs": 9, "batch_size": 7}
+    shared |= {"momentum": 0.5, "momentum_end": 0.5}
+    for other in ({name: value} for name, value in shared.items()):
         assert batch_key(replace(BASE, **other)) != batch_key(BASE)
 
 

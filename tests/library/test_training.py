@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from ksae_lib.engines.cpu import CpuEngine
 from ksae_lib.engines.reference import ReferenceEngine
 from ksae_lib.loop import Checkpoint, columns, run_epochs
 from ksae_lib.training import Trained, make_engine, new_model
-from tests.killing import kill_at_first_checkpoint
 
 ENGINES = ("reference", "cpu")
 COLUMNS = ["epoch", "k", "learning_rate", "momentum", "loss", "live_units", "seconds"]
@@ -176,37 +174,6 @@ def test_a_run_interrupted_inside_an_epoch_resumes_to_the_same_end(
     assert_same_run(train(pattern(), settings, engine=engine, checkpoint=checkpoint), whole)
     assert len(calls) == 4 + 3, "a finished run is not run again"
     assert list(tmp_path.iterdir()) == [checkpoint]
-
-
-def test_a_killed_run_resumes_to_the_same_end(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "run.ckpt"
-    np.save(tmp_path / "x.npy", pattern())
-    script = textwrap.dedent("""
-        import sys, time
-        from pathlib import Path
-        import numpy as np
-        import torch
-        from ksae_lib import TrainConfig, train
-        from ksae_lib import loop
-        from ksae_lib.engines.reference import ReferenceEngine
-
-        # The reference engine rounds as the number of threads has it.
-        torch.set_num_threads(int(sys.argv[3]))
-        original = ReferenceEngine.run_epoch
-        def slow(*arguments):
-            time.sleep(0.3)
-            return original(*arguments)
-        ReferenceEngine.run_epoch = slow
-        loop.CHECKPOINT_SECONDS = 0
-        folder = Path(sys.argv[1])
-        settings = TrainConfig(**eval(sys.argv[2]))
-        train(np.load(folder / "x.npy"), settings, engine="reference", checkpoint=folder / "run.ckpt")
-    """)
-    settings = config(epochs=20)
-    kill_at_first_checkpoint(script, checkpoint, str(tmp_path), repr(vars(settings)), str(torch.get_num_threads()))
-    assert 0 < epochs_saved(checkpoint) < 20
-    resumed = train(pattern(), settings, engine="reference", checkpoint=checkpoint)
-    assert_same_run(resumed, train(pattern(), settings, engine="reference"))
 
 
 @pytest.mark.parametrize(
@@ -389,12 +356,6 @@ def test_a_full_disk_leaves_the_old_checkpoint(
     assert list(tmp_path.iterdir()) == [checkpoint]
     assert epochs_saved(checkpoint) == 2
     assert_same_run(train(pattern(), settings, checkpoint=checkpoint), whole)
-
-
-def test_a_checkpoint_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="file"):
-        train(pattern(), config(), checkpoint=tmp_path / "file" / "run.ckpt")
 
 
 def diverging(runs: int, bad: int, at: int) -> Any:

@@ -85,7 +85,7 @@ def test_the_commands_work_and_the_studys_say_what_they_need(installed: Path, tm
         assert main("transform model.safetensors x.npy --out codes.npz".split()) == 0
         assert main("xray model.safetensors x.npy --out units.html --image-shape 5 6".split()) == 0
         assert main(["info", "model.safetensors"]) == 0
-        for verb in ("reproduce", "run", "notebook", "testbed", "data", "report"):
+        for verb in ("reproduce", "run", "notebook", "testbed", "data", "report", "check", "search"):
             assert main([verb, "--profile", "quick"]) == 1
         """,
     )  # fmt: skip
@@ -94,7 +94,8 @@ def test_the_commands_work_and_the_studys_say_what_they_need(installed: Path, tm
         "needs the checkout of the study: git clone its repository, run 'make setup' in it and use the ksae of its"
     )
     said = [line for line in done.stderr.splitlines() if line.startswith("ksae: ")]
-    assert [line.split("'")[1] for line in said] == ["reproduce", "run", "notebook", "testbed", "data", "report"]
+    verbs = ["reproduce", "run", "notebook", "testbed", "data", "report", "check", "search"]
+    assert [line.split("'")[1] for line in said] == verbs
     assert all(sentence in line for line in said)
     assert "codes.npz: 200 codes of 40 units" in done.stdout
     assert "<h1>X-ray of units</h1>" in (tmp_path / "units.html").read_text("utf-8")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +13,15 @@ import torch
 from ksae_lib.io import KsaeError
 from replication.data.base import DataConfig
 from replication.execute import carry_out
+from replication.judge.finetune import FinetuneConfig
 from replication.judge.readout import ReadoutConfig
 from replication.methods.k_sparse import KSparse
+from replication.methods.rbm import RBM
 from replication.report.check import check_row, check_run
 from replication.report.fresh import stale
 from replication.report.verdicts import twice
 from replication.report.write import write_report
-from replication.runs import MANIFEST, EncoderRun, ReadoutRun, StoreError
+from replication.runs import MANIFEST, EncoderRun, FinetuneRun, ReadoutRun, StoreError
 from replication.study import Study
 from tests.executed import copy_notebooks_without_runs
 
@@ -29,19 +30,20 @@ ENCODER = EncoderRun(
     data=DATA, method=KSparse(units=40, k=5, k_start=20, epochs=6, batch_size=50, learning_rate=0.003, momentum_end=0.5)
 )
 READOUT = ReadoutRun(data=DATA, encoder=ENCODER, readout=ReadoutConfig(alphas=(1, 2), l2=(0.01, 0.001)))
+NET = FinetuneRun(data=DATA, encoder=ENCODER, finetune=FinetuneConfig(epochs=2))
 TRIALS = pd.DataFrame({"alpha": [1.0], "l2": [0.1], "validation_error": [2.0], "test_error": [0.02]})
 
 
 @pytest.fixture(scope="module")
 def carried_out(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Evidence with an encoder and its readout."""
+    """Evidence with an encoder, its readout and a net that starts from it."""
     folder = tmp_path_factory.mktemp("checked") / "results"
     study = Study("quick", results=folder, evidence=folder)
     threads = torch.get_num_threads()
     # Numba's threads, once they start, set the number of torch's.
     numba.get_num_threads()
     torch.set_num_threads(2)
-    carry_out([ENCODER, READOUT], study, device="cpu")
+    carry_out([ENCODER, READOUT, NET], study, device="cpu")
     assert torch.get_num_threads() == 2
     torch.set_num_threads(threads)
     return study
@@ -121,7 +123,20 @@ def test_a_readout_is_counted_and_fitted_again(carried_out: Study) -> None:
         change(carried_out, READOUT, file, new, old)
 
 
+def test_a_net_is_counted(carried_out: Study) -> None:
+    said = [line.split(":")[0] for line in check_run(carried_out, NET.run_id, 2)]
+    assert said == ["test error of its mistakes", "validation error of its last epoch"]
+    error = carried_out.evidence.read(NET.run_id).metrics["validation_error"]
+    change(carried_out, NET, "metrics.json", f'"validation_error": {error}', f'"validation_error": {error + 1}')
+    with pytest.raises(KsaeError, match="validation error of its last epoch is"):
+        list(check_run(carried_out, NET.run_id, 2))
+
+
 def test_what_cannot_be_checked_is_said_in_one_sentence(carried_out: Study) -> None:
+    rival = EncoderRun(data=DATA, method=RBM(units=40, epochs=1))
+    carried_out.store.save(rival, {}, TRIALS)
+    with pytest.raises(KsaeError, match=f"{rival.run_id} is no k-sparse autoencoder on the data"):
+        list(check_run(carried_out, rival.run_id, 1))
     for name in ("train-k25-zeros-e9-s0-0123456789", ".", "", "table1"):
         with pytest.raises(StoreError, match=f"No run '{name}' is committed in profile quick"):
             list(check_run(carried_out, name, 1))
@@ -205,15 +220,22 @@ def test_a_report_of_evidence_refuses_a_damaged_run(study: Study) -> None:
     assert (study.tables / "table1.md").read_text(encoding="utf-8") == before
 
 
-def test_the_command_checks_runs_and_rows(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_checks_runs_and_rows(study: Study, carried_out: Study, capsys: pytest.CaptureFixture[str]) -> None:
     from ksae_lib.cli import main
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("KSAE_EVIDENCE", str(study.evidence_root))
+        patched.setenv("KSAE_RESULTS", "")
         for spelled in ("table1 k25", "table1 k=25"):
             assert main(["check", spelled]) == 0
             assert "verdict: unresolved: length" in capsys.readouterr().out
         for unknown in ("table1 k26", "table² k25"):
             assert main(["check", unknown]) == 1
         assert main(["check", "no-such-run"]) == 1
-    assert json.loads((study.folder / "claims.json").read_text(encoding="utf-8"))
+        study.store.save(
+            ENCODER,
+            carried_out.evidence.read(ENCODER.run_id).metrics,
+            carried_out.evidence.read(ENCODER.run_id).history,
+        )
+        assert main(["check", ENCODER.run_id, "--epochs", "1"]) == 0
+        assert "1 of 6 epochs trained again" in capsys.readouterr().out

@@ -14,7 +14,6 @@ import pytest
 
 from ksae_lib.cli import main
 from ksae_lib.loop import DivergenceError
-from replication import cli
 from replication.study import Study
 
 SMALLEST = "train-k25-centered-e6-s0"
@@ -49,21 +48,39 @@ def test_run_carries_out_stores_and_then_loads(study: Study, capsys: pytest.Capt
     assert metrics["hardware"]["cores"] == os.cpu_count()
     assert {"torch", "numba", "numpy", "scikit-learn"} <= set(metrics["versions"])
     assert not study.evidence.root.exists(), "a reader's run does not touch the evidence"
+    done = finished(study)
     assert main(["run", name, "--profile", "smoke"]) == 0
-    assert capsys.readouterr().out == first, "a stored run is loaded, not carried out"
+    assert capsys.readouterr().out == first and finished(study) == done, "a stored run is loaded, not carried out"
     assert main(["run", name, "--profile", "smoke", "--update-evidence"]) == 0
     assert Study("smoke").evidence.has(study.run(name))
     assert main(["run", "--list", "--profile", "smoke"]) == 0
     assert f"{name:48} yours" in capsys.readouterr().out
 
 
-def test_a_run_of_other_code_is_carried_out_again(study: Study) -> None:
-    name = run_id(SMALLEST, study)
-    assert main(["run", name, "--profile", "smoke"]) == 0
-    path = study.store.folder(study.run(name)) / "metrics.json"
+@pytest.mark.parametrize(
+    ("options", "again"), [([], True), (["--update-evidence"], False), (["--update-evidence", "--force"], True)]
+)
+def test_a_run_of_other_code_is_carried_out_again_but_evidence_only_by_force(
+    study: Study, options: list[str], again: bool
+) -> None:
+    name, store = run_id(SMALLEST, study), study.evidence if options else study.store
+    assert main(["run", name, "--profile", "smoke", *options[:1]]) == 0
+    path = store.root / name / "metrics.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"code_digest": "of old"}))
-    assert main(["run", name, "--profile", "smoke"]) == 0
-    assert study.store.read(name).is_current
+    assert main(["run", name, "--profile", "smoke", *options]) == 0
+    assert store.read(name).is_current is again
+
+
+def test_a_damaged_checkpoint_stops_a_run_unless_it_is_left_alone(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = run_id(SMALLEST, study)
+    checkpoint = study.store.checkpoint([study.run(name)])
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_text("damaged")
+    assert main(["run", name, "--profile", "smoke"]) == 1
+    assert checkpoint.name in capsys.readouterr().err
+    assert main(["run", name, "--profile", "smoke", "--no-resume"]) == 0
 
 
 def test_a_readout_trains_its_encoder_and_reports_its_error(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,19 +172,8 @@ def test_reproduce_shows_the_tables_of_the_data_that_was_asked_for(
         assert said in capsys.readouterr().out
 
 
-def test_a_full_disk_ends_in_one_sentence(
-    study: Study, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device", "metrics.json")
-
-    monkeypatch.setattr(cli, "carry_out", full)
-    assert main(["run", run_id(SMALLEST, study), "--profile", "smoke"]) == 1
-    assert "No space left on device" in capsys.readouterr().err
-
-
 def test_help_of_every_command_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("reproduce", "run", "notebook", "testbed", "report"):
+    for command in ("reproduce", "run", "notebook", "testbed", "report", "check", "search"):
         with pytest.raises(SystemExit) as stopped:
             main([command, "--help"])
         assert stopped.value.code == 0

@@ -125,22 +125,26 @@ def test_blocks_and_numbers_are_replaced_between_their_markers_only(study: Study
     (root / "docs").mkdir()
     readme, page, plain = root / "README.md", root / "docs" / "tables.md", root / "docs" / "plain.md"
     readme.write_text(
-        "a <!-- n:k25_error -->?<!-- /n --> b <!-- n:k40_error --><!-- /n -->\n<!-- n:pixels_error -->9<!-- /n -->\n"
+        "a <!-- n:k25_error -->?<!-- /n --> b <!-- n:k40_error --><!-- /n -->\n<!-- n:pixels_error -->9<!-- /n -->\n",
+        encoding="utf-8",
     )
-    page.write_text("c\n<!-- table1:begin -->\nold\n<!-- table1:end -->\nd\n")
-    plain.write_text("no markers\n")
+    page.write_text("c\n<!-- table1:begin -->\nold\n<!-- table1:end -->\nd\n", encoding="utf-8")
+    plain.write_text("no markers\n", encoding="utf-8")
     assert sorted(line.split()[0] for line in stale_documents(root)) == ["README.md", "docs/tables.md"]
+    own = Study("quick", results=root / "own", evidence=study.evidence_root)
+    assert all(path.is_relative_to(own.folder) for path in write_report(own)), "of a reader no document"
     changed = outdated(root)
     assert set(changed) == {readme, page}
     for path, text in changed.items():
-        path.write_text(text)
-    assert readme.read_text() == (
+        path.write_text(text, encoding="utf-8")
+    assert readme.read_text(encoding="utf-8") == (
         "a <!-- n:k25_error -->1.55<!-- /n --> b <!-- n:k40_error -->1.76<!-- /n -->\n"
         "<!-- n:pixels_error -->7.50<!-- /n -->\n"
     )
-    first, header, *_ = page.read_text().removeprefix("c\n").splitlines()
+    shown = page.read_text(encoding="utf-8")
+    first, header, *_ = shown.removeprefix("c\n").splitlines()
     assert (first, header) == ("<!-- table1:begin -->", "| Method | Variant | Paper | Ours | 95% interval | Seeds |")
-    assert page.read_text().endswith("|\n<!-- table1:end -->\nd\n") and "old" not in page.read_text()
+    assert shown.endswith("|\n<!-- table1:end -->\nd\n") and "old" not in shown
     assert outdated(root) == {}
 
 

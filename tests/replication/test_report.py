@@ -387,8 +387,12 @@ def test_sweep_table_pairs_every_value_with_the_base_over_the_seeds(tmp_path: Pa
     for one, live in ((study, 900), (mine, 100)):
         one.store.save(encoder, net | {"live_units": live}, pd.DataFrame({"loss": [1.0]}))
     assert set(sweep_table(mine)["live_units"].dropna()) == {900}
-    for draw in (what_it_takes, error_against_k):
-        plt.close(draw(study))
+    (axis,) = error_against_k(study).axes
+    (shown,) = [drawn.lines[0].get_ydata().tolist() for drawn in axis.containers]
+    (paper,) = [list(line.get_ydata()) for line in axis.lines if line.get_marker() == "s"]
+    assert (shown, paper) == ([4.0], [2.1, 1.35, 1.54])
+    plt.close("all")
+    plt.close(what_it_takes(study))
 
 
 def test_the_experiment_on_the_gap_is_shown_as_far_as_it_is_carried_out(tmp_path: Path) -> None:

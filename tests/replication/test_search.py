@@ -31,8 +31,8 @@ class Stored:
 class Fake(Study):
     """A study whose runs take no time."""
 
-    def __init__(self) -> None:
-        super().__init__("search", results=Path("results"), evidence=Path("results"))
+    def __init__(self, results: Path = Path("results")) -> None:
+        super().__init__("search", results=results, evidence=Path("results"))
 
     def obtain(self, run: Run) -> Any:
         return Stored(run)
@@ -77,6 +77,13 @@ def test_fewer_trials_do_not_replace_a_record(written: Path) -> None:
 
 def test_the_same_errors_lead_to_the_same_trials(written: Path) -> None:
     assert tried(written, 12) == tried(written, 12)
+
+
+def test_a_readers_search_is_written_beside_their_runs(written: Path, tmp_path: Path) -> None:
+    before, study = written.read_bytes(), Fake(tmp_path / "own")
+    run_search(study, "table1 denoising", 3)
+    assert written.read_bytes() == before
+    assert len(json.loads((study.folder / "trials.json").read_text())["table1 denoising"]) == 5
 
 
 def test_an_unknown_row_names_those_there_are(written: Path) -> None:
