@@ -31,8 +31,6 @@ FOLDER = Path(__file__).parent
 READOUTS = FOLDER / "readouts.safetensors"
 _EACH = 20
 """Digits of each class in the page: the first of the test set."""
-_OTHERS = {"alpha": 2.0, "l2": 3e-5}
-"""Where the study has no readout of an encoder: what validation chose at k = 25 and 40."""
 
 
 def quantized(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -67,9 +65,8 @@ def fit_readouts(path: Path = READOUTS) -> None:
     tensors: dict[str, torch.Tensor] = {}
     chosen: dict[str, dict[str, float]] = {}
     for name, encoder in encoders().items():
-        runs = [row.at(0) for one in study.experiments for row in one.rows if row.key == name]
-        stored = study.evidence.find(runs[0]) if runs else None
-        settings = chosen[name] = stored.metrics["selected"] if stored else _OTHERS
+        run = next(row.at(0) for one in study.experiments for row in one.rows if row.key == name)
+        settings = chosen[name] = study.evidence.read(run.run_id).metrics["selected"]
         with few_threads(len(data.train_x)):
             (codes,) = encoder.method.codes(
                 load_pretrained(f"mnist-{name}").model_, data.train_x, CodeMode.ALPHA_K, (settings["alpha"],)

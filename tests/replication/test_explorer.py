@@ -77,13 +77,12 @@ def test_rounding_weights_costs_less_than_the_page_says(name, data):
 
 def test_classifiers_are_those_of_the_stored_readouts(content):
     rows = {shown.row.key: shown for shown in Study("quick").rows(1)}
-    for name in NAMES[:3]:
+    for name in NAMES:
         (stored,) = [run for run in rows[name].committed if run.run.seed == 0]
         page = content["models"][name]
         assert page["alpha"] == stored.metrics["selected"]["alpha"]
         # Both are rounded: some of the images next to a border change sides.
         assert page["testError"] == pytest.approx(stored.metrics["test_error"], abs=0.1)
-    assert content["models"]["k70"]["alpha"] == 2 and content["models"]["k70"]["testError"] < 3
 
 
 # In a browser
