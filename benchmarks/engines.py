@@ -48,13 +48,14 @@ def measure(options: Any) -> dict[str, Any]:
     configs = {f"k = {k}": replace(train, k=int(k)) for k in (options.k or ks).split(",")}
     if small:
         # Half the rate: smaller batches diverge earlier.
-        first, config = next(iter(configs.items()))
-        rate = config.learning_rate / 2
-        configs[f"{first}, batches of {small}"] = replace(config, batch_size=small, learning_rate=rate)
+        net, config = next(iter(configs.items()))
+        half = config.learning_rate / 2
+        configs[f"{net}, batches of {small}"] = replace(config, batch_size=small, learning_rate=half)
     slices: dict[tuple[str, str], Any] = {}
     for net, config in configs.items():
         slices |= {(net, name): partial(run, engine, config) for name, engine in warm_engines(x, config, rng).items()}
-        slices[net, "floor"] = partial(_products, np.resize(x, (options.examples, x.shape[1])), config)
+        batches = torch.from_numpy(np.resize(x, (options.examples, x.shape[1]))).split(config.batch_size)
+        slices[net, "floor"] = partial(_multiply, batches, torch.full((config.units, x.shape[1]), 0.01))
     times = common.timed_rounds(slices, lambda: rng.integers(len(x), size=options.examples), options.seconds)
     rows = {}
     for net in configs:
@@ -92,8 +93,7 @@ def run(engine: Engine, config: TrainConfig, order: np.ndarray) -> None:
     engine.run_epoch(order[None], [config.k], [config.learning_rate], config.momentum)
 
 
-def _products(x: np.ndarray, config: TrainConfig, _: np.ndarray) -> None:
-    weight, bias = torch.full((config.units, x.shape[1]), 0.01), torch.zeros(config.units)
-    out = torch.empty(config.batch_size, config.units)
-    for rows in torch.from_numpy(x).split(config.batch_size):
+def _multiply(batches: tuple[torch.Tensor, ...], weight: torch.Tensor, _: np.ndarray) -> None:
+    out, bias = torch.empty(len(batches[0]), len(weight)), torch.zeros(len(weight))
+    for rows in batches:
         torch.addmm(bias, rows, weight.T, out=out[: len(rows)])

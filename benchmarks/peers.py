@@ -27,7 +27,7 @@ from ksae_lib.training import TrainConfig, make_engine, new_model
 from replication.data import load_data
 from replication.data.base import DataConfig
 
-OPTIONS = {"seconds": (120.0, "time for the timed rounds"), "steps": (25, "steps in a timed slice")}
+OPTIONS = {"seconds": (120.0, "time for the timed rounds"), "steps": (50, "steps in a timed slice")}
 OPTIONS |= {"k": (25, "units kept")} | common.DEVICE
 UNITS, BATCH, MOMENTUM, _RATE, _AT_ONCE = 1000, 100, 0.9, 0.001, 20
 Slice = Callable[[np.ndarray], float | None]
