@@ -9,12 +9,12 @@
 # make demo        open the first notebook and the explorer in a browser, with nothing to train
 # make site        build the documentation, the explorer and the page of units into results/local/site/
 # make report      rewrite tables and README numbers from the stored runs
+# make clean       remove what set-up made
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 SITE_READY := .venv/.site-ready
-PROFILE ?= quick
 # Two processes with one thread each.
 ALONE := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python
 BY_TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
@@ -28,16 +28,16 @@ STAND_IN := toy_norb_figure2,toy_norb_table2,toy_norb_table4
 setup: $(READY)
 
 reproduce: $(READY)
-	$(BIN)/ksae reproduce --profile $(PROFILE) --only $(PAPER)
+	$(BIN)/ksae reproduce --only $(PAPER)
 
 everything: $(READY)
-	$(BIN)/ksae reproduce --profile $(PROFILE)
+	$(BIN)/ksae reproduce
 
 beyond: $(READY)
-	$(BIN)/ksae reproduce --profile $(PROFILE) --only $(BEYOND)
+	$(BIN)/ksae reproduce --only $(BEYOND)
 
 norb: $(READY)
-	$(BIN)/ksae reproduce --profile $(PROFILE) --only $(STAND_IN)
+	$(BIN)/ksae reproduce --only $(STAND_IN)
 
 test: $(SITE_READY)
 	$(MAKE) --jobs=2 notebooks lint fresh citation
@@ -87,7 +87,6 @@ citation: .venv-citation/.ready
 # pip compiles on one core, and the packages' tests too. What is written for other versions of Python does not compile.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12")'
-	rm -rf *.egg-info
 	$(PYTHON) -m venv .venv
 	$(INSTALL) '.[replication,test]' --no-compile
 	$(BIN)/python -m compileall -qq -j 0 -x /tests/ .venv/lib || true
@@ -104,4 +103,4 @@ $(SITE_READY): $(READY)
 	touch $@
 
 clean:
-	rm -rf .venv .venv-citation .snakemake
+	rm -rf .venv .venv-citation

@@ -166,7 +166,9 @@ def _parser() -> argparse.ArgumentParser:
     xray.add_argument("x", type=Path, metavar="X.npy", help="examples, one a row")
     xray.add_argument("--out", type=Path, required=True, metavar="PAGE", help="file to write, say units.html")
     xray.add_argument("--labels", type=Path, metavar="Y.npy", help="a class for each example")
-    xray.add_argument("--image-shape", type=int, nargs="+", metavar="SIZE", help="height and width, if pictures")
+    xray.add_argument(
+        "--image-shape", type=int, nargs="+", metavar="SIZE", help="height, width and, in colour, 3; if pictures"
+    )
 
     info = verb("info", _info, "Say what a model file holds.")
     info.add_argument("model", type=Path, metavar="MODEL", help="a file of 'ksae fit' or save_model")

@@ -21,7 +21,7 @@ def add_verbs(commands: Any) -> None:
         "ksae reproduce", "ksae reproduce --only figure1", "ksae reproduce --profile quick --seeds 3",
         "ksae reproduce --profile full -- --executor slurm --jobs 20",
     )  # fmt: skip
-    made.add_argument("--only", default="", help="experiments, separated by commas (default: all but NORB's)")
+    made.add_argument("--only", default="", help="experiments, separated by commas (default: all but those on NORB)")
     made.add_argument("--jobs", type=_at_least_one, default=os.cpu_count() or 1, help="steps at a time")
     made.add_argument("snakemake", nargs="*", help="after --: further options of Snakemake")
     stale = "stored runs of other code are carried out again (default: yes, not with --update-evidence)"

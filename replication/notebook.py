@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -104,8 +104,8 @@ def _tidy(notebook: Any) -> None:
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """A folder for sockets, whose paths must be short; what killed processes left of theirs is removed."""
-    root = Path(gettempdir())
+    """A folder for sockets; what killed processes left of theirs is removed."""
+    root = Path("/tmp")  # A socket's path has at most 103 characters: macOS's own folder takes half of them.
     sweep(root)
     with TemporaryDirectory(prefix=temporary_prefix(Path("ksae")), suffix=".tmp", dir=root) as folder:
         yield Path(folder)
