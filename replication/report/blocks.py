@@ -19,7 +19,7 @@ from replication.study import Study
 _BLOCK = re.compile(r"(<!-- (\w+):begin -->\n).*?(<!-- \2:end -->)", re.DOTALL)
 _NUMBER = re.compile(r"(<!-- n:(\w+) -->).*?(<!-- /n -->)", re.DOTALL)
 _MARKER = re.compile(r"<!-- (?:\w+:(?:begin|end)|n:\w+|/n) -->")
-_SHORT = ["Method", "Variant", "Paper", "Ours", "95% interval", "Seeds"]
+_SHORT = ["Method", "Variant", "Paper", "Ours", "95% interval", "Seeds", "Verdict"]
 
 
 def outdated(root: Path) -> dict[Path, str]:
@@ -67,15 +67,15 @@ class Blocks:
         self._benchmarks = root / "benchmarks" / "results"
         where = root / "results"
         self._studies = {name: Study(name, results=where, evidence=where) for name in ("quick", "paper")}
-        quick = self._studies["quick"]
+        quick, paper = self._studies.values()
         self.makers: dict[str, Callable[[], str]] = {
-            "table1": lambda: markdown(readable(error_table(quick, 1).dropna(subset="paper_error"))[_SHORT]),
+            "table1": lambda: markdown(readable(error_table(paper, 1).dropna(subset="paper_error"))[_SHORT]),
             "table1_full": lambda: markdown(readable(error_table(quick, 1))) + "\n" + INTERVAL_NOTE + "\n",
             "table2": lambda: f"{table_title(quick, 2)}:\n\n{markdown(readable(error_table(quick, 2)))}",
             "table3": lambda: markdown(readable(error_table(quick, 3))),
             "table4": lambda: f"{table_title(quick, 4)}:\n\n{markdown(readable(error_table(quick, 4)))}",
             "claims": self._claims,
-            "what_it_takes": lambda: markdown(readable_sweeps(sweep_table(self._studies["paper"]))),
+            "what_it_takes": lambda: markdown(readable_sweeps(sweep_table(paper))),
             "models": self._models,
             "speed": partial(self._measured, "engines.json", "nets"),
             "norb_speed": partial(self._measured, "engines_norb.json", "nets"),

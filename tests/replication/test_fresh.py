@@ -143,7 +143,10 @@ def test_blocks_and_numbers_are_replaced_between_their_markers_only(study: Study
     )
     shown = page.read_text(encoding="utf-8")
     first, header, *_ = shown.removeprefix("c\n").splitlines()
-    assert (first, header) == ("<!-- table1:begin -->", "| Method | Variant | Paper | Ours | 95% interval | Seeds |")
+    assert (first, header) == (
+        "<!-- table1:begin -->",
+        "| Method | Variant | Paper | Ours | 95% interval | Seeds | Verdict |",
+    )
     assert shown.endswith("|\n<!-- table1:end -->\nd\n") and "old" not in shown
     assert outdated(root) == {}
 
@@ -169,7 +172,7 @@ def test_every_block_can_be_made_without_runs_and_with_the_committed_ones(study:
         texts = {name: make() for name, make in blocks.makers.items()}
         assert all(text.endswith("\n") for name, text in texts.items() if not name.endswith(("speed", "recovery")))
     assert "toy" not in texts["table1"] + texts["table3"] + texts["claims"]
-    assert f"| k=25 | 1.35 | {blocks.numbers['k25_error']} |" in texts["table1"]
+    assert f"| k=25 | 1.35 | {blocks.numbers['paper_k25_error']} |" in texts["table1"]
     assert "encoder_over_this" in texts["encoding_speed"]
 
 
