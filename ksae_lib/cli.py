@@ -167,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     xray.add_argument("--out", type=Path, required=True, metavar="PAGE", help="file to write, say units.html")
     xray.add_argument("--labels", type=Path, metavar="Y.npy", help="a class for each example")
     xray.add_argument(
-        "--image-shape", type=int, nargs="+", metavar="SIZE", help="height, width and, in colour, 3; if pictures"
+        "--image-shape", type=int, nargs="+", metavar="SIZE", help="of pictures: height and width, and 3 if in colour"
     )
 
     info = verb("info", _info, "Say what a model file holds.")

@@ -16,7 +16,7 @@ settings.load_profile("ksae")
 
 @pytest.fixture(scope="session", autouse=True)
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test sees the runs of who works here, or the folders that their shell names."""
+    """No test reads the runs of whoever works here, or the folders that their shell names."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("KSAE_RESULTS", str(tmp_path_factory.mktemp("results")))
         patched.setenv("KSAE_EVIDENCE", "")

@@ -92,7 +92,7 @@ def check_row(study: Study, table: int, key: str) -> Iterator[str]:
     Those are the row's own, of the same runs with twice the epochs, and, for the pooled spread, of the other rows.
 
     Raises:
-        KsaeError: no such row, or one without runs; another mean, interval, verdict, or error than its mistakes give.
+        KsaeError: no such row, or no runs; a mean, interval, verdict or count of mistakes is another one.
         StoreError: a run lacks what is counted.
     """
     in_table = shown_rows(study, table) if table in study.table_numbers else []

@@ -27,7 +27,7 @@ RULE = (
 
 
 def comparison(study: Study) -> pd.DataFrame:
-    """Every own run that has a committed counterpart, beside it; ``report --check`` names damaged ones, left out here.
+    """Every own run beside its committed counterpart; damaged ones are left out: ``report --check`` names them.
 
     Returns:
         ``run_id``, ``measure`` (``test_error`` in percent or ``loss``), ``committed``, ``own``, ``outcome``, and
@@ -72,7 +72,7 @@ def _without_seeds(stored: StoredRun) -> str:
 def summary(table: pd.DataFrame) -> str:
     """One paragraph on a comparison, for the terminal."""
     if not len(table):
-        return "None of these runs has a committed counterpart to compare it with."
+        return "None of these runs has a committed counterpart that can be read."
     counts = table["outcome"].value_counts()
     said = ", ".join(f"{counts[name]} {name}" for name in (SAME, NOISE, DIFFERENT) if name in counts)
     apart = table.loc[table["outcome"] == DIFFERENT, "run_id"].tolist()

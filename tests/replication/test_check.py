@@ -127,9 +127,11 @@ def test_a_net_is_counted(carried_out: Study) -> None:
     said = [line.split(":")[0] for line in check_run(carried_out, NET.run_id, 2)]
     assert said == ["test error of its mistakes", "validation error of its last epoch"]
     error = carried_out.evidence.read(NET.run_id).metrics["validation_error"]
-    change(carried_out, NET, "metrics.json", f'"validation_error": {error}', f'"validation_error": {error + 1}')
+    kept, wrong = (f'"validation_error": {value}' for value in (error, error + 1))
+    change(carried_out, NET, "metrics.json", kept, wrong)
     with pytest.raises(KsaeError, match="validation error of its last epoch is"):
         list(check_run(carried_out, NET.run_id, 2))
+    change(carried_out, NET, "metrics.json", wrong, kept)
 
 
 def test_what_cannot_be_checked_is_said_in_one_sentence(carried_out: Study) -> None:
@@ -225,7 +227,7 @@ def test_the_command_checks_runs_and_rows(study: Study, carried_out: Study, caps
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("KSAE_EVIDENCE", str(study.evidence_root))
-        patched.setenv("KSAE_RESULTS", "")
+        patched.setenv("KSAE_RESULTS", str(study.root.parent / "own"))
         for spelled in ("table1 k25", "table1 k=25"):
             assert main(["check", spelled]) == 0
             assert "verdict: unresolved: length" in capsys.readouterr().out
