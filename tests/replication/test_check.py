@@ -234,10 +234,7 @@ def test_the_command_checks_runs_and_rows(study: Study, carried_out: Study, caps
         for unknown in ("table1 k26", "table² k25"):
             assert main(["check", unknown]) == 1
         assert main(["check", "no-such-run"]) == 1
-        study.store.save(
-            ENCODER,
-            carried_out.evidence.read(ENCODER.run_id).metrics,
-            carried_out.evidence.read(ENCODER.run_id).history,
-        )
+        stored = carried_out.evidence.read(ENCODER.run_id)
+        study.store.save(ENCODER, stored.metrics, stored.history)
         assert main(["check", ENCODER.run_id, "--epochs", "1"]) == 0
         assert "1 of 6 epochs trained again" in capsys.readouterr().out

@@ -22,8 +22,6 @@ SMALLEST = "train-k25-centered-e6-s0"
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     """Profile smoke with a store of the test's own and no evidence."""
-    for name in ("KSAE_RESULTS", "KSAE_EVIDENCE", "KSAE_OWNER"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KSAE_EVIDENCE", str(tmp_path / "evidence"))
     monkeypatch.setenv("KSAE_RESULTS", str(tmp_path / "mine"))
     return Study("smoke")
